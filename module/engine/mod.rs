@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The engine decides.
+//!
+//! Plain Rust over `core`: no kernel type, no `unsafe`, no allocation, no clock. It is compiled into
+//! the module, and as a crate of its own on the host, where it is tested. What it needs from outside
+//! (memory, time, randomness, reclamation) is passed in.
+//!
+//! The files, in the order in which a packet meets them:
+//!
+//! * [`packet`] reads the headers of a received packet, or says why it can't be fast;
+//! * [`key`] and [`index`] find the flow that it belongs to;
+//! * [`validity`] says whether what was learned about the flow still holds;
+//! * [`window`] follows TCP's sequence space, for conntrack;
+//! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
+//! * [`learning`] decides whether a packet that left the slow path may become a flow;
+//! * [`ageing`] decides how long a flow is kept;
+//! * [`reason`] names every way out of the fast path, [`config`] what an administrator can set,
+//!   [`wire`] both and all else for user space.
+
+pub mod ageing;
+pub mod checksum;
+pub mod config;
+pub mod index;
+pub mod key;
+pub mod learning;
+pub mod packet;
+pub mod reason;
+pub mod rewrite;
+pub mod tick;
+pub mod validity;
+pub mod window;
+pub mod wire;

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Follows TCP's sequence space in place of conntrack.
+//!
+//! Conntrack remembers, for each direction, how far data went and how far the other side allows it to
+//! go, and calls what lies outside invalid (`tcp_in_window` in
+//! net/netfilter/nf_conntrack_proto_tcp.c). It does not see fast packets. So the fast path keeps the
+//! highest values that it saw, and hands them over before a packet of the connection returns to the
+//! slow path, which then judges it as if it had seen all the others: a reset outside the window is
+//! still recognised as such, and an idle connection gets the timeout that it should have.
+
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::packet::Segment;
+
+/// The highest values seen in one direction. All grow only, modulo 2^32.
+///
+/// Updates are plain stores. If two CPUs forward packets of the same direction at once, one of two
+/// neighbouring values can win over the other until the next packet.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Sequence number after the last byte sent.
+    end: AtomicU32,
+    /// Highest acknowledgement sent.
+    ack: AtomicU32,
+    /// Highest sequence number that the sender of this direction allows the other side to reach.
+    edge: AtomicU32,
+    /// Largest window advertised, scaled.
+    size: AtomicU32,
+}
+
+/// What conntrack should know about one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// `td_end` of the sender.
+    pub end: u32,
+    /// `td_maxack` of the sender.
+    pub ack: u32,
+    /// `td_maxend` of the receiver.
+    pub edge: u32,
+    /// `td_maxwin` of the sender.
+    pub size: u32,
+}
+
+/// Whether `a` lies after `b` in sequence space.
+#[inline]
+pub const fn is_after(a: u32, b: u32) -> bool {
+    (b.wrapping_sub(a) as i32) < 0
+}
+
+impl Window {
+    /// Starts from what conntrack knows.
+    pub const fn new(known: Progress) -> Self {
+        Self {
+            end: AtomicU32::new(known.end),
+            ack: AtomicU32::new(known.ack),
+            edge: AtomicU32::new(known.edge),
+            size: AtomicU32::new(known.size),
+        }
+    }
+
+    /// Takes in a segment that is being forwarded; `scale` is the sender's window scale option, at
+    /// most 14 (RFC 7323).
+    #[inline]
+    pub fn advance(&self, segment: Segment, scale: u8) {
+        let size = u32::from(segment.window) << (scale & 0xf);
+        raise(&self.end, segment.end);
+        raise(&self.ack, segment.ack);
+        // Conntrack lets one byte into a closed window: a window probe.
+        raise(
+            &self.edge,
+            segment.ack.wrapping_add(if size == 0 { 1 } else { size }),
+        );
+        if size > self.size.load(Relaxed) {
+            self.size.store(size, Relaxed);
+        }
+    }
+
+    /// The highest values so far.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            end: self.end.load(Relaxed),
+            ack: self.ack.load(Relaxed),
+            edge: self.edge.load(Relaxed),
+            size: self.size.load(Relaxed),
+        }
+    }
+
+    /// Takes in what conntrack knows meanwhile from packets that went through the slow path.
+    pub fn catch_up(&self, known: Progress) {
+        raise(&self.end, known.end);
+        raise(&self.ack, known.ack);
+        raise(&self.edge, known.edge);
+        if known.size > self.size.load(Relaxed) {
+            self.size.store(known.size, Relaxed);
+        }
+    }
+}
+
+/// Sets `to` to `value` if that lies after it.
+#[inline]
+fn raise(to: &AtomicU32, value: u32) {
+    if is_after(value, to.load(Relaxed)) {
+        to.store(value, Relaxed);
+    }
+}
+
+impl Progress {
+    /// Brings `known`, which is what conntrack knows of a direction, up to what was seen.
+    pub const fn over(self, known: Self) -> Self {
+        Self {
+            end: later(self.end, known.end),
+            ack: later(self.ack, known.ack),
+            edge: later(self.edge, known.edge),
+            size: if self.size > known.size {
+                self.size
+            } else {
+                known.size
+            },
+        }
+    }
+}
+
+const fn later(a: u32, b: u32) -> u32 {
+    if is_after(a, b) {
+        a
+    } else {
+        b
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Progress = Progress {
+        end: 1000,
+        ack: 500,
+        edge: 600,
+        size: 100,
+    };
+
+    fn segment(seq: u32, len: u32, ack: u32, window: u16) -> Segment {
+        Segment {
+            seq,
+            end: seq.wrapping_add(len),
+            ack,
+            window,
+        }
+    }
+
+    #[test]
+    fn grows_with_the_connection() {
+        let window = Window::new(START);
+        window.advance(segment(1000, 100, 550, 10), 3);
+        assert_eq!(
+            window.progress(),
+            Progress {
+                end: 1100,
+                ack: 550,
+                edge: 630,
+                size: 100
+            }
+        );
+        window.advance(segment(1100, 0, 550, 100), 3);
+        assert_eq!(
+            window.progress(),
+            Progress {
+                end: 1100,
+                ack: 550,
+                edge: 1350,
+                size: 800
+            }
+        );
+    }
+
+    #[test]
+    fn never_goes_back() {
+        let window = Window::new(START);
+        window.advance(segment(100, 10, 20, 1), 0);
+        assert_eq!(window.progress(), START);
+        window.catch_up(Progress {
+            end: 0,
+            ack: 0,
+            edge: 0,
+            size: 0,
+        });
+        assert_eq!(window.progress(), START);
+    }
+
+    #[test]
+    fn goes_on_across_the_wrap() {
+        let window = Window::new(Progress {
+            end: u32::MAX - 10,
+            ack: u32::MAX,
+            edge: u32::MAX,
+            size: 1,
+        });
+        window.advance(segment(u32::MAX - 10, 20, 5, 4), 0);
+        assert_eq!(
+            window.progress(),
+            Progress {
+                end: 9,
+                ack: 5,
+                edge: 9,
+                size: 4
+            }
+        );
+    }
+
+    #[test]
+    fn a_closed_window_admits_a_probe() {
+        let window = Window::new(START);
+        window.advance(segment(1000, 0, 700, 0), 7);
+        assert_eq!(window.progress().edge, 701);
+    }
+
+    #[test]
+    fn an_absurd_scale_does_no_harm() {
+        let window = Window::new(START);
+        window.advance(segment(1000, 0, 700, u16::MAX), u8::MAX);
+        assert_eq!(window.progress().size, u32::from(u16::MAX) << 15);
+    }
+
+    #[test]
+    fn handing_over_takes_the_later_of_both() {
+        let seen = Progress {
+            end: 2000,
+            ack: 400,
+            edge: 900,
+            size: 50,
+        };
+        assert_eq!(
+            seen.over(START),
+            Progress {
+                end: 2000,
+                ack: 500,
+                edge: 900,
+                size: 100
+            }
+        );
+    }
+}
