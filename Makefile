@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# make                build build/fasttrack.ko and build/fasttrack, for the newest stock Debian kernel
+#                     with Rust (and for the VM), with that kernel's own compilers
+# make KDIR=DIR       the same with this machine's compilers, for the kernel tree DIR, which has to
+#                     have the Rust metadata (rust/libkernel.rmeta and so on)
+# make router         the same for the Debian kernel that this machine runs
+# make install        install what was built on this machine
+# make demo           a router in a VM, without and with fasttrack
+# make test           all tests
+# make lint           formatting and lints
+# make clean          delete build/; what is slow to make is kept in the cache
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+root := $(patsubst %/,%,$(dir $(realpath $(firstword $(MAKEFILE_LIST)))))
+build := $(root)/build
+PREFIX ?= /usr/local
+
+# Where commands run that need a compiler: in the tree that scripts/toolchain makes, or, if the kernel
+# tree was given, on this machine as it is.
+ifdef KDIR
+kdir := $(abspath $(KDIR))
+inside :=
+else
+ifeq ($(filter router,$(MAKECMDGOALS)),)
+kernel := $(root)/scripts/kernel
+else
+kernel := $(root)/scripts/kernel --release $(shell uname -r)
+endif
+kdir = $(shell $(kernel) --kdir)
+inside := $(root)/scripts/in-toolchain --
+endif
+
+.PHONY: all module tool prepare router install uninstall demo test lint clean
+
+all: module tool
+
+ifdef KDIR
+prepare:
+	@$(root)/scripts/check-kdir $(kdir)
+else
+prepare:
+	@$(root)/scripts/toolchain
+	@$(kernel)
+endif
+
+module: prepare
+	@mkdir -p $(build)/module
+	+@$(inside) $(MAKE) -C $(kdir) M=$(root) MO=$(build)/module $(if $(LINT),CLIPPY=1) modules
+	@cp $(build)/module/fasttrack.ko $(build)/fasttrack.ko
+
+tool: prepare
+	@mkdir -p $(build)
+	+@$(inside) cargo build --release --locked --manifest-path $(root)/userspace-tool/Cargo.toml \
+		--target-dir $(build)/cargo
+	@cp $(build)/cargo/release/fasttrack $(build)/fasttrack
+
+router: all
+
+demo: all
+	@$(root)/tests/demo/run
+
+test: all
+	@$(root)/tests/run
+
+lint: prepare
+	@$(root)/tests/lint
+
+clean:
+	rm -rf $(build)
+
+# On the machine that is to run it. DESTDIR is honoured; depmod is left to the package then.
+release = $(shell modinfo -F vermagic $(build)/fasttrack.ko | cut -d' ' -f1)
+
+install:
+	@test -e $(build)/fasttrack.ko -a -e $(build)/fasttrack || \
+		{ echo "install: nothing has been built yet: run make router (or make KDIR=...)" >&2; exit 1; }
+	install -D -m 644 $(build)/fasttrack.ko $(DESTDIR)/lib/modules/$(release)/updates/fasttrack.ko
+	install -D -m 755 $(build)/fasttrack $(DESTDIR)$(PREFIX)/sbin/fasttrack
+	install -D -m 644 $(root)/userspace-tool/fasttrack.8 $(DESTDIR)$(PREFIX)/share/man/man8/fasttrack.8
+	install -D -m 644 $(root)/userspace-tool/completions/fasttrack.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/fasttrack
+	test -n "$(DESTDIR)" || depmod $(release)
+
+uninstall:
+	rm -f $(DESTDIR)/lib/modules/*/updates/fasttrack.ko $(DESTDIR)$(PREFIX)/sbin/fasttrack \
+		$(DESTDIR)$(PREFIX)/share/man/man8/fasttrack.8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/fasttrack

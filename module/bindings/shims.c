@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Inline functions and macros of the kernel's headers, which Rust can't call, and nothing else.
+ * Types and fields are reached through bindgen instead.
+ */
+#include "bindings.h"
+
+#include <linux/percpu.h>
+#include <linux/random.h>
+#include <net/netns/generic.h>
+
+struct nf_conn_counter *ft_ct_counters(const struct nf_conn *ct, unsigned int dir)
+{
+	struct nf_conn_acct *acct = nf_conn_acct_find(ct);
+
+	return acct ? &acct->counter[dir] : NULL;
+}
+
+bool ft_ct_has_helper(const struct nf_conn *ct)
+{
+	const struct nf_conn_help *help = nfct_help(ct);
+
+	return help && rcu_access_pointer(help->helper);
+}
+
+bool ft_ct_adjusts_sequence(const struct nf_conn *ct)
+{
+	return nfct_seqadj(ct) || nfct_synproxy(ct);
+}
+
+u32 ft_ct_tcp_timeout(const struct nf_conn *ct, bool unacknowledged)
+{
+	const unsigned int *timeouts = nf_ct_timeout_lookup(ct);
+
+	if (!timeouts)
+		timeouts = nf_tcp_pernet(nf_ct_net(ct))->timeouts;
+	if (unacknowledged)
+		return min(timeouts[TCP_CONNTRACK_ESTABLISHED], timeouts[TCP_CONNTRACK_UNACK]);
+	return timeouts[TCP_CONNTRACK_ESTABLISHED];
+}
+
+void ft_ct_get(struct nf_conn *ct)
+{
+	nf_conntrack_get(&ct->ct_general);
+}
+
+void ft_ct_put(struct nf_conn *ct)
+{
+	nf_ct_put(ct);
+}
+
+void ft_ct_lock(struct nf_conn *ct)
+{
+	spin_lock_bh(&ct->lock);
+}
+
+void ft_ct_unlock(struct nf_conn *ct)
+{
+	spin_unlock_bh(&ct->lock);
+}
+
+bool ft_dst_hold_safe(struct dst_entry *dst)
+{
+	return dst_hold_safe(dst);
+}
+
+u32 ft_ip_forward_mtu(const struct dst_entry *dst)
+{
+	return ip_dst_mtu_maybe_forward(dst, true);
+}
+
+struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb, bool *is_v6gw)
+{
+	struct neighbour *neigh = ip_neigh_for_gw(rt, skb, is_v6gw);
+
+	if (IS_ERR(neigh) || !refcount_inc_not_zero(&neigh->refcnt))
+		return NULL;
+	return neigh;
+}
+
+void ft_neigh_release(struct neighbour *neigh)
+{
+	neigh_release(neigh);
+}
+
+int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)
+{
+	return READ_ONCE(neigh->output)(neigh, skb);
+}
+
+bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len)
+{
+	return pskb_may_pull(skb, len);
+}
+
+int ft_skb_cow_head_and_data(struct sk_buff *skb, unsigned int headroom, unsigned int writable)
+{
+	return skb_cow_head(skb, headroom) ?: skb_ensure_writable(skb, writable);
+}
+
+int ft_pskb_trim_rcsum(struct sk_buff *skb, unsigned int len)
+{
+	return pskb_trim_rcsum(skb, len);
+}
+
+void ft_skb_orphan(struct sk_buff *skb)
+{
+	skb_orphan(skb);
+}
+
+void ft_skb_forward_csum(struct sk_buff *skb)
+{
+	skb_forward_csum(skb);
+}
+
+void ft_skb_dst_drop(struct sk_buff *skb)
+{
+	skb_dst_drop(skb);
+}
+
+void ft_kfree_skb(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+void __percpu *ft_alloc_percpu(size_t size, size_t align)
+{
+	return __alloc_percpu(size, align);
+}
+
+void ft_this_cpu_add(u64 __percpu *counter, u64 value)
+{
+	this_cpu_add(*counter, value);
+}
+
+u64 ft_per_cpu_sum(u64 __percpu *counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr(counter, cpu));
+	return sum;
+}
+
+unsigned int ft_this_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+struct kmem_cache *ft_cache_create(const char *name, unsigned int size, unsigned int align)
+{
+	/* Not merged with others: its own line in slabinfo shows a leak. */
+	return kmem_cache_create(name, size, align, SLAB_NO_MERGE, NULL);
+}
+
+void *ft_cache_alloc_atomic(struct kmem_cache *cache)
+{
+	return kmem_cache_alloc(cache, GFP_ATOMIC | __GFP_NOWARN);
+}
+
+void *ft_net_generic(const struct net *net, unsigned int id)
+{
+	return net_generic(net, id);
+}
+
+bool ft_net_is_alive(const struct net *net)
+{
+	return check_net(net);
+}
+
+struct net *ft_dev_net(const struct net_device *dev)
+{
+	return dev_net(dev);
+}
+
+struct net *ft_xp_net(const struct xfrm_policy *xp)
+{
+	return xp_net(xp);
+}
+
+struct net *ft_xs_net(struct xfrm_state *x)
+{
+	return xs_net(x);
+}
+
+struct net *ft_skb_sock_net(const struct sk_buff *skb)
+{
+	return sock_net(skb->sk);
+}
+
+u64 ft_random(void)
+{
+	return get_random_u64();
+}
+
+void ft_spin_lock_init(spinlock_t *lock)
+{
+	spin_lock_init(lock);
+}
+
+void ft_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+void ft_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+void ft_delayed_work_init(struct delayed_work *work, void (*run)(struct work_struct *))
+{
+	INIT_DELAYED_WORK(work, run);
+}
+
+struct net_device *ft_notifier_dev(void *info)
+{
+	return netdev_notifier_info_to_dev(info);
+}
+
+struct sk_buff *ft_genlmsg_new(bool atomic)
+{
+	return genlmsg_new(NLMSG_GOODSIZE, atomic ? GFP_ATOMIC : GFP_KERNEL);
+}
+
+void ft_genlmsg_end(struct sk_buff *skb, void *hdr)
+{
+	genlmsg_end(skb, hdr);
+}
+
+void ft_genlmsg_cancel(struct sk_buff *skb, void *hdr)
+{
+	genlmsg_cancel(skb, hdr);
+}
+
+struct nlattr *ft_nla_nest_start(struct sk_buff *skb, int type)
+{
+	return nla_nest_start(skb, type);
+}
+
+void ft_nla_nest_end(struct sk_buff *skb, struct nlattr *nest)
+{
+	nla_nest_end(skb, nest);
+}
+
+int ft_genlmsg_reply(struct sk_buff *skb, struct genl_info *info)
+{
+	return genlmsg_reply(skb, info);
+}
+
+int ft_genlmsg_multicast(const struct genl_family *family, struct net *net, struct sk_buff *skb,
+			 unsigned int group, bool atomic)
+{
+	return genlmsg_multicast_netns(family, net, skb, 0, group,
+				       atomic ? GFP_ATOMIC : GFP_KERNEL);
+}
+
+bool ft_genl_has_listeners(const struct genl_family *family, struct net *net, unsigned int group)
+{
+	return genl_has_listeners(family, net, group);
+}
+
+void ft_extack(struct genl_info *info, const char *text, const struct nlattr *attr)
+{
+	if (!info->extack)
+		return;
+	info->extack->_msg = text;
+	info->extack->bad_attr = attr;
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The fast path: what happens to a packet between the device that it arrives on and the one that it
+//! leaves by.
+
+use crate::engine::key::Key;
+use crate::engine::packet;
+use crate::engine::packet::Packet;
+use crate::engine::packet::Protocol;
+use crate::engine::packet::Segment;
+use crate::engine::packet::Unread;
+use crate::engine::reason::SlowReason;
+use crate::engine::tick::Tick;
+use crate::engine::validity::Check;
+use crate::flow::Flow;
+use crate::instance::Instance;
+use crate::net::hook::Ingress;
+use crate::net::percpu;
+use crate::net::rcu::Read;
+use crate::net::skb::Sent;
+use crate::net::skb::Skb;
+use crate::net::time;
+use crate::port::Port;
+use crate::track;
+
+use core::sync::atomic::Ordering::Relaxed;
+
+impl Ingress for Port {
+    #[inline]
+    fn arrives(&self, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
+        if !skb.is_plain_ipv4() {
+            return Err(skb);
+        }
+        let Some(packet) = read_headers(&self.instance, &mut skb) else {
+            return Err(skb);
+        };
+        let key = packet.key(self.device);
+        let Some(flow) = find(&self.instance, read, key) else {
+            return Err(skb);
+        };
+        let now = time::now();
+        flow.see(now);
+        match admit(&self.instance, flow, &packet, &mut skb, now) {
+            Ok(segment) => forward(&self.instance, flow, &packet, segment, skb),
+            Err(reason) => Err(stay_slow(&self.instance, read, flow, &packet, skb, reason)),
+        }
+    }
+}
+
+/// Reads the headers; has them brought into one piece if they are not.
+#[inline]
+fn read_headers(instance: &Instance, skb: &mut Skb) -> Option<Packet> {
+    match Packet::read(skb.linear()) {
+        Ok(packet) => Some(packet),
+        Err(Unread::NotCarried) => None,
+        Err(Unread::InPieces) => {
+            // Whatever is shorter is no TCP segment.
+            let len = skb.len().min(packet::READ_LEN as u32);
+            if !skb.pull(len) {
+                return None;
+            }
+            Packet::read(skb.linear()).ok()
+        }
+        Err(Unread::BadHeader) => {
+            instance.stats.slow(SlowReason::BadHeader);
+            None
+        }
+    }
+}
+
+/// The flow that a packet belongs to.
+#[inline]
+fn find<'rcu>(instance: &'rcu Instance, read: Read<'rcu>, key: Key) -> Option<&'rcu Flow> {
+    instance
+        .table
+        .find(read, |hasher| hasher.hash(key), |flow| flow.key == key)
+}
+
+/// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
+/// is still what it was, and the memo holds. Gives its segment, if it is TCP.
+#[inline]
+fn admit(
+    instance: &Instance,
+    flow: &Flow,
+    packet: &Packet,
+    skb: &mut Skb,
+    now: Tick,
+) -> Result<Option<Segment>, SlowReason> {
+    if !skb.is_for_us() {
+        return Err(SlowReason::OtherHost);
+    }
+    // Only flows without any IPsec are learned, so a packet that was decrypted is none of theirs. That
+    // the reverse holds too, and clear text never passes for decrypted, is because no flow expects a
+    // secpath.
+    if skb.has_secpath() {
+        return Err(SlowReason::SecpathMismatch);
+    }
+    if skb.has_mark() {
+        return Err(SlowReason::PacketMark);
+    }
+    if skb.is_peculiar() {
+        return Err(SlowReason::Unsupported);
+    }
+    packet.check(skb.linear(), skb.len())?;
+
+    let connection = &flow.connection;
+    if connection.is_dying() {
+        return Err(SlowReason::ConntrackGone);
+    }
+    if instance.settings.exclusion().covers(connection.mark()) {
+        return Err(SlowReason::Marked);
+    }
+    let segment = match packet.protocol {
+        Protocol::Tcp => {
+            let segment = Segment::read(packet, skb.linear())?;
+            if !connection.tcp_is_established() {
+                return Err(SlowReason::TcpState);
+            }
+            Some(segment)
+        }
+        Protocol::Udp => {
+            packet::check_udp(packet, skb.linear())?;
+            None
+        }
+    };
+
+    match flow.validity.check(instance.settings.epoch(), now) {
+        Check::Confirmed => {}
+        Check::Due => return Err(SlowReason::Sampled),
+        Check::Outdated => return Err(SlowReason::Revalidating),
+        Check::Unconfirmed => return Err(SlowReason::Learning),
+    }
+    if packet.dscp() != flow.dscp_in.load(Relaxed) {
+        return Err(SlowReason::Dscp);
+    }
+    if !flow.route.is_current(instance.net) {
+        return Err(SlowReason::StaleRoute);
+    }
+    if !flow.neighbour.is_valid() {
+        return Err(SlowReason::NoNeighbour);
+    }
+    // Link-layer padding is no part of the packet.
+    if skb.trim(u32::from(packet.total_len)).is_err() {
+        return Err(SlowReason::NoMemory);
+    }
+    let mtu = flow.mtu.load(Relaxed).min(flow.neighbour.device().mtu());
+    if skb.exceeds(mtu) {
+        return Err(SlowReason::Mtu);
+    }
+    Ok(segment)
+}
+
+/// Does with the packet what the slow path does with the packets of its flow.
+#[inline]
+fn forward(
+    instance: &Instance,
+    flow: &Flow,
+    packet: &Packet,
+    segment: Option<Segment>,
+    mut skb: Skb,
+) -> Result<Sent, Skb> {
+    let checksum = skb.checksum();
+    let bytes = skb.len();
+    let dscp = flow.dscp_out.load(Relaxed);
+    let rewritten = match skb.writable(packet::READ_LEN as u32) {
+        Ok(linear) => flow.translation.apply(packet, dscp, checksum, linear),
+        Err(_) => false,
+    };
+    if !rewritten {
+        // Nothing has been changed, so the slow path can have it.
+        instance.stats.slow(SlowReason::NoMemory);
+        return Err(skb);
+    }
+    if let Some(segment) = segment {
+        flow.window.advance(segment, flow.scale);
+    }
+    flow.count(percpu::this_cpu(), bytes);
+    if let Some(counters) = flow.counters {
+        counters.add(&flow.connection, bytes);
+    }
+    instance.stats.fast(flow.direction, bytes);
+    Ok(skb.send(flow.stamp(), &flow.route, &flow.neighbour))
+}
+
+/// Sends a packet of a flow on to the slow path: counted, and so that conntrack understands it and the
+/// learning side recognises it.
+#[cold]
+fn stay_slow(
+    instance: &Instance,
+    read: Read<'_>,
+    flow: &Flow,
+    packet: &Packet,
+    skb: Skb,
+    reason: SlowReason,
+) -> Skb {
+    instance.stats.slow(reason);
+    match reason {
+        SlowReason::Learning
+        | SlowReason::Sampled
+        | SlowReason::Revalidating
+        | SlowReason::Dscp
+        | SlowReason::StaleRoute
+        | SlowReason::NoNeighbour => {
+            let epoch = instance.settings.epoch();
+            flow.validity.send_probe(skb.id(), packet.dscp(), epoch);
+        }
+        _ => {}
+    }
+    if flow.is_tcp() && reason != SlowReason::OtherHost {
+        track::catch_up(instance, read, flow);
+    }
+    skb
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A flow: one direction of a connection, and the memo of what the slow path does with its packets.
+
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::engine::key::Hash;
+use crate::engine::key::Hasher;
+use crate::engine::key::Key;
+use crate::engine::packet::Protocol;
+use crate::engine::rewrite::Translation;
+use crate::engine::tick::Tick;
+use crate::engine::validity::Validity;
+use crate::engine::window::Window;
+use crate::net::conntrack;
+use crate::net::conntrack::Direction;
+use crate::net::neighbour::Neighbour;
+use crate::net::route::Route;
+use crate::net::skb::Stamp;
+use crate::net::table::Entry;
+use crate::net::table::Link;
+use crate::net::time;
+
+/// A flow.
+///
+/// Found under RCU; dropped, with the references that it holds, a grace period after it was taken out
+/// of the table. Three cache lines: the first is only read for a packet, the second is also written,
+/// the third is for TCP and for when something goes another way than usual.
+#[repr(C, align(64))]
+pub struct Flow {
+    /// What its packets arrive with.
+    pub key: Key,
+    /// What they leave with.
+    pub translation: Translation,
+    /// Its connection.
+    pub connection: conntrack::Held,
+    /// The route that the slow path takes.
+    pub route: Route,
+    /// The next hop on it.
+    pub neighbour: Neighbour,
+    /// Mark and priority, in one word so that they change together.
+    stamp: AtomicU64,
+
+    /// Whether the memo holds.
+    pub validity: Validity,
+    /// DSCP that packets must arrive with.
+    pub dscp_in: AtomicU8,
+    /// DSCP that they leave with.
+    pub dscp_out: AtomicU8,
+    /// Which direction of the connection it is.
+    pub direction: Direction,
+    /// For TCP: the window scale of the sender.
+    pub scale: u8,
+    /// Largest packet that the route takes.
+    pub mtu: AtomicU32,
+    /// When the last packet came, to within a second.
+    seen: AtomicU32,
+    /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
+    owner: u32,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    /// Conntrack's counters, if it counts.
+    pub counters: Option<conntrack::Counters>,
+    /// When it was learned.
+    pub born: Tick,
+    /// The lower half of the packet count when conntrack was last told about them.
+    told: AtomicU32,
+
+    /// For TCP: how far the sender went.
+    pub window: Window,
+    elsewhere: [AtomicU64; 2],
+    /// Its number, which no other flow of the namespace had or will have.
+    pub id: u64,
+    link: Link<Self>,
+    /// The timeout that conntrack gave the connection for the flow's last packet in the slow path, in
+    /// ticks.
+    pub fresh: AtomicU32,
+}
+
+/// What a new flow begins with.
+pub struct Seed {
+    /// See [`Flow`], as for the others.
+    pub id: u64,
+    #[allow(missing_docs)]
+    pub key: Key,
+    #[allow(missing_docs)]
+    pub translation: Translation,
+    #[allow(missing_docs)]
+    pub connection: conntrack::Held,
+    #[allow(missing_docs)]
+    pub direction: Direction,
+    #[allow(missing_docs)]
+    pub route: Route,
+    #[allow(missing_docs)]
+    pub neighbour: Neighbour,
+    /// What is known about the connection's sequence space, and the sender's window scale.
+    pub window: (Window, u8),
+    /// Validity to begin with.
+    pub validity: Validity,
+    /// The CPU that its packets are expected on.
+    pub cpu: u32,
+    #[allow(missing_docs)]
+    pub now: Tick,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+impl Flow {
+    /// A flow that has not been confirmed.
+    pub fn new(seed: Seed) -> Self {
+        let counters = seed.connection.counters(seed.direction);
+        let (window, scale) = seed.window;
+        Self {
+            key: seed.key,
+            translation: seed.translation,
+            connection: seed.connection,
+            route: seed.route,
+            neighbour: seed.neighbour,
+            stamp: AtomicU64::new(0),
+            validity: seed.validity,
+            dscp_in: AtomicU8::new(0),
+            dscp_out: AtomicU8::new(0),
+            direction: seed.direction,
+            scale,
+            mtu: AtomicU32::new(0),
+            seen: AtomicU32::new(seed.now.0),
+            owner: seed.cpu,
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            counters,
+            born: seed.now,
+            told: AtomicU32::new(0),
+            window,
+            elsewhere: [AtomicU64::new(0), AtomicU64::new(0)],
+            id: seed.id,
+            link: Link::new(),
+            fresh: AtomicU32::new(0),
+        }
+    }
+
+    /// Its protocol.
+    pub fn is_tcp(&self) -> bool {
+        self.key.protocol_number() == Protocol::TCP
+    }
+
+    /// Mark and priority that its packets leave with.
+    #[inline]
+    pub fn stamp(&self) -> Stamp {
+        let word = self.stamp.load(Relaxed);
+        Stamp {
+            mark: (word >> 32) as u32,
+            priority: word as u32,
+        }
+    }
+
+    /// Changes mark and priority.
+    pub fn set_stamp(&self, stamp: Stamp) {
+        let word = u64::from(stamp.mark) << 32 | u64::from(stamp.priority);
+        self.stamp.store(word, Relaxed);
+    }
+
+    /// Notes that a packet came.
+    #[inline]
+    pub fn see(&self, now: Tick) {
+        // Once a second is enough, and does not make the line dirty for every packet.
+        if now.since(Tick(self.seen.load(Relaxed))) >= time::SECOND {
+            self.seen.store(now.0, Relaxed);
+        }
+    }
+
+    /// When the last packet came, to within a second.
+    pub fn seen(&self) -> Tick {
+        Tick(self.seen.load(Relaxed))
+    }
+
+    /// Counts a packet that takes the fast path on CPU `cpu`.
+    ///
+    /// Packets of a flow come on one CPU as long as nobody moves its queue. Only that one counts here,
+    /// with bottom halves off, so it need not lock the memory.
+    #[inline]
+    pub fn count(&self, cpu: u32, bytes: u32) {
+        let bytes = u64::from(bytes);
+        if cpu == self.owner {
+            let packets = self.packets.load(Relaxed).wrapping_add(1);
+            self.packets.store(packets, Relaxed);
+            let total = self.bytes.load(Relaxed).wrapping_add(bytes);
+            self.bytes.store(total, Relaxed);
+        } else {
+            self.count_elsewhere(bytes);
+        }
+    }
+
+    #[cold]
+    fn count_elsewhere(&self, bytes: u64) {
+        let [packets, total] = &self.elsewhere;
+        packets.fetch_add(1, Relaxed);
+        total.fetch_add(bytes, Relaxed);
+    }
+
+    /// What took the fast path so far.
+    pub fn counted(&self) -> Count {
+        let [packets, bytes] = &self.elsewhere;
+        Count {
+            packets: self
+                .packets
+                .load(Relaxed)
+                .wrapping_add(packets.load(Relaxed)),
+            bytes: self.bytes.load(Relaxed).wrapping_add(bytes.load(Relaxed)),
+        }
+    }
+
+    /// Goes on counting from where another flow stopped.
+    pub fn count_from(&self, count: Count) {
+        let [packets, bytes] = &self.elsewhere;
+        packets.store(count.packets, Relaxed);
+        bytes.store(count.bytes, Relaxed);
+        self.told.store(count.packets as u32, Relaxed);
+    }
+
+    /// Whether packets took the fast path that conntrack has not been told about; from now on it has.
+    pub fn take_news(&self) -> bool {
+        let packets = self.counted().packets as u32;
+        self.told.swap(packets, Relaxed) != packets
+    }
+}
+
+impl Entry for Flow {
+    #[inline]
+    fn hash(&self, hasher: &Hasher) -> Hash {
+        hasher.hash(self.key)
+    }
+
+    fn link(&self) -> &Link<Self> {
+        &self.link
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Forgetting: what the kernel tells us that makes flows invalid. (What can be seen from a packet, or
+//! from the route and neighbour that a flow holds, the fast path sees for itself.)
+
+use crate::engine::reason::GoneReason;
+use crate::net::device;
+use crate::net::device::Device;
+use crate::net::device::Event;
+use crate::net::device::Rtnl;
+use crate::net::namespace;
+use crate::net::namespace::Net;
+use crate::net::rcu::Read;
+use crate::net::xfrm;
+use crate::Kept;
+
+/// Listens for both.
+pub enum Watcher {}
+
+impl xfrm::Watcher for Watcher {
+    fn ipsec_changed(read: Read<'_>, net: Net<'_>) {
+        if let Some(kept) = namespace::find::<Kept>(read, net) {
+            // Every flow's next packet goes through the slow path, which knows the new policies.
+            kept.instance().settings.begin_epoch();
+        }
+    }
+}
+
+impl device::Watcher for Watcher {
+    fn device_event(rtnl: &Rtnl, device: &Device, event: Event) {
+        let Some(kept) = namespace::find_locked::<Kept>(rtnl, device.net()) else {
+            return;
+        };
+        let instance = kept.instance();
+        if !instance.settings.is_on() {
+            return;
+        }
+        let index = device.index();
+        let arriving = instance.ports.number(index);
+        if event == Event::Leaves {
+            instance.ports.detach(rtnl, index);
+        }
+        instance.drop_flows(|flow| {
+            let leaves_by_it = flow.neighbour.device().index() == index;
+            let arrives_by_it = arriving == Some(flow.key.device());
+            (leaves_by_it || arrives_by_it).then_some(GoneReason::Device)
+        });
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that fasttrack keeps for a network namespace.
+
+use core::pin::Pin;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::Release;
+
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::rcu;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+
+use crate::age::Ageing;
+use crate::engine::config::Config;
+use crate::engine::config::Exclusion;
+use crate::engine::reason::GoneReason;
+use crate::engine::validity::Epoch;
+use crate::flow::Flow;
+use crate::learn::Learner;
+use crate::net::conntrack::Tracking;
+use crate::net::hook;
+use crate::net::hook::Hook;
+use crate::net::namespace::Net;
+use crate::net::rcu::synchronize;
+use crate::net::rcu::Read;
+use crate::net::slab::Slab;
+use crate::net::table::Table;
+use crate::net::time;
+use crate::net::work::Work;
+use crate::notify;
+use crate::port::Attaching;
+use crate::port::Ports;
+use crate::stats::Stats;
+
+/// What fasttrack keeps for a network namespace.
+///
+/// # Locking
+///
+/// The hooks take no lock but the table's, and that only to add a flow or to take one out. `control` is
+/// for whoever changes the configuration; under it the routing netlink lock is taken, and under that
+/// devices are attached and detached. Nothing that runs under the latter takes the former.
+#[pin_data]
+pub struct Instance {
+    #[pin]
+    pub(crate) ageing: Work<Ageing>,
+    #[pin]
+    pub(crate) attaching: Work<Attaching>,
+    pub(crate) net: Net<'static>,
+    pub(crate) settings: Settings,
+    pub(crate) stats: Stats,
+    #[pin]
+    pub(crate) table: Table<Flow>,
+    pub(crate) ports: Ports,
+    /// Where the next look at the table begins.
+    pub(crate) hand: AtomicUsize,
+    next_id: AtomicU64,
+    #[pin]
+    control: Mutex<Control>,
+}
+
+/// What is read for every packet.
+#[repr(C, align(64))]
+pub struct Settings {
+    epoch: AtomicU32,
+    interval: AtomicU32,
+    exclusion: AtomicU64,
+    tcp_timeout: AtomicU32,
+    udp_timeout: AtomicU32,
+    on: AtomicBool,
+}
+
+impl Settings {
+    fn new(config: &Config) -> Self {
+        let settings = Self {
+            epoch: AtomicU32::new(Epoch::FIRST.number()),
+            interval: AtomicU32::new(0),
+            exclusion: AtomicU64::new(0),
+            tcp_timeout: AtomicU32::new(0),
+            udp_timeout: AtomicU32::new(0),
+            on: AtomicBool::new(false),
+        };
+        settings.set(config);
+        settings
+    }
+
+    fn set(&self, config: &Config) {
+        self.interval
+            .store(time::ticks(config.sample_interval), Relaxed);
+        self.exclusion.store(config.exclusion.pack(), Relaxed);
+        self.tcp_timeout
+            .store(time::ticks(config.tcp_timeout), Relaxed);
+        self.udp_timeout
+            .store(time::ticks(config.udp_timeout), Relaxed);
+    }
+
+    /// The epoch now.
+    #[inline]
+    pub fn epoch(&self) -> Epoch {
+        Epoch::from_number(self.epoch.load(Acquire))
+    }
+
+    /// Begins a new epoch: every flow's next packet takes the slow path.
+    pub fn begin_epoch(&self) {
+        // Two at once may begin the same one. Either way it is not the one before.
+        let next = self.epoch().next();
+        self.epoch.store(next.number(), Release);
+    }
+
+    /// The connections that stay slow.
+    #[inline]
+    pub fn exclusion(&self) -> Exclusion {
+        Exclusion::unpack(self.exclusion.load(Relaxed))
+    }
+
+    /// How long a confirmation is good, in ticks.
+    pub fn interval(&self) -> u32 {
+        self.interval.load(Relaxed)
+    }
+
+    /// How long a flow is kept without a packet, in ticks.
+    pub fn idle_timeout(&self, is_tcp: bool) -> u32 {
+        let timeout = if is_tcp {
+            &self.tcp_timeout
+        } else {
+            &self.udp_timeout
+        };
+        timeout.load(Relaxed)
+    }
+
+    /// Whether fasttrack is on.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Acquire)
+    }
+}
+
+/// What whoever changes the configuration holds.
+struct Control {
+    config: Config,
+    running: Option<Running>,
+    /// The namespace is going: there is nothing to be switched on any more.
+    over: bool,
+}
+
+/// What is there while fasttrack is on.
+struct Running {
+    learning: Pin<KBox<Hook<Learner>>>,
+    _tracking: Tracking<'static>,
+}
+
+impl Instance {
+    /// That of a namespace which has just come into being: switched off.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new(net: Net<'static>, slab: Arc<Slab<Flow>>) -> Result<Arc<Self>> {
+        let config = Config::DEFAULT;
+        let stats = Stats::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                // SAFETY: Cancelled in `switch_off`, which `leave` calls before the last `Arc` goes.
+                ageing <- unsafe { Work::new() },
+                // SAFETY: As above.
+                attaching <- unsafe { Work::new() },
+                net,
+                settings: Settings::new(&config),
+                stats,
+                table <- Table::new(slab),
+                ports: Ports::new(),
+                hand: AtomicUsize::new(0),
+                next_id: AtomicU64::new(1),
+                control <- new_mutex!(Control { config, running: None, over: false }),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// A number that no other flow had or will have.
+    pub fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// Takes a flow out of the table, if nobody else does.
+    pub fn drop_flow(&self, read: Read<'_>, flow: &Flow, reason: GoneReason) {
+        if self.table.remove(read, flow) {
+            self.account_gone(flow, reason);
+        }
+    }
+
+    /// Counts and reports a flow that has been taken out of the table.
+    pub fn account_gone(&self, flow: &Flow, reason: GoneReason) {
+        self.stats.gone(reason);
+        notify::flow_gone(self, flow, reason);
+    }
+
+    /// Takes out the flows for which `which` gives a reason. When this returns, no packet is forwarded
+    /// by them any more. Sleeps.
+    pub fn drop_flows(&self, mut which: impl FnMut(&Flow) -> Option<GoneReason>) {
+        const AT_ONCE: usize = 64;
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let guard = rcu::read_lock();
+            let read = Read::of(&guard);
+            next = self.table.visit(read, from, AT_ONCE, |flow| {
+                if let Some(reason) = which(flow) {
+                    self.drop_flow(read, flow, reason);
+                }
+            });
+        }
+        self.table.reclaim();
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> Config {
+        self.control.lock().config
+    }
+
+    /// Changes the configuration. When this returns, no packet is forwarded by a decision that was made
+    /// under the old one. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` and what registering hooks gives. The configuration is as it was then.
+    pub fn configure(self: &Arc<Self>, change: impl FnOnce(&mut Config) -> Result) -> Result {
+        let mut control = self.control.lock();
+        let mut config = control.config;
+        change(&mut config)?;
+        if config == control.config {
+            return Ok(());
+        }
+        if control.over && config.enabled {
+            return Err(ENODEV);
+        }
+        let resized = config.table_size != control.config.table_size;
+        if !config.enabled {
+            self.switch_off(&mut control, GoneReason::Disabled);
+        } else if resized && control.running.is_some() {
+            self.drop_flows(|_| Some(GoneReason::Flushed));
+            self.table.open(config.table_size)?;
+        }
+        self.settings.set(&config);
+        self.settings.begin_epoch();
+        if config.enabled && control.running.is_none() {
+            control.running = Some(self.switch_on(&config)?);
+        } else {
+            synchronize();
+        }
+        control.config = config;
+        Ok(())
+    }
+
+    fn switch_on(self: &Arc<Self>, config: &Config) -> Result<Running> {
+        self.table.open(config.table_size)?;
+        let tracking = Tracking::new(self.net)?;
+        // SAFETY: The namespace is there until it has been switched off, which drops the hook.
+        let learning = KBox::pin_init(
+            unsafe { Hook::new(self.net, Learner::new(self.clone())) },
+            GFP_KERNEL,
+        )?;
+        learning.as_ref().begin(hook::LAST)?;
+        self.settings.on.store(true, Release);
+        self.ageing.schedule(self, Ageing::PERIOD);
+        Ok(Running {
+            learning,
+            _tracking: tracking,
+        })
+    }
+
+    fn switch_off(self: &Arc<Self>, control: &mut Control, reason: GoneReason) {
+        self.settings.on.store(false, Release);
+        let Some(running) = control.running.take() else {
+            return;
+        };
+        // First no more flows are learned, so no more devices are attached; then no more packets come.
+        running.learning.unregister();
+        synchronize();
+        self.attaching.cancel();
+        self.ports.detach_all();
+        self.table.close(|flow| self.account_gone(flow, reason));
+        self.table.reclaim();
+        self.ageing.cancel();
+    }
+
+    /// The namespace, or the module, is going. Sleeps.
+    pub fn leave(self: &Arc<Self>) {
+        let mut control = self.control.lock();
+        control.over = true;
+        control.config.enabled = false;
+        self.switch_off(&mut control, GoneReason::Disabled);
+        drop(control);
+        // Who found this under the lock before is done with it when we have it.
+        drop(crate::net::device::Rtnl::lock());
+    }
+}

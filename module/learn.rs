@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Learning: looking at the packets that come out of the slow path.
+//!
+//! The hook sits at the very end of POSTROUTING. There, and only there, everything is known that was
+//! decided about a packet: its addresses after NAT, its route and whether that leads through IPsec
+//! after a second policy lookup that source NAT may have made necessary, its mark and priority.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+use crate::engine::key;
+use crate::engine::key::Key;
+use crate::engine::learning;
+use crate::engine::learning::Candidate;
+use crate::engine::packet::Packet;
+use crate::engine::packet::Protocol;
+use crate::engine::packet::DSCP_MASK;
+use crate::engine::packet::IPV4_LEN;
+use crate::engine::reason::GoneReason;
+use crate::engine::reason::SlowReason;
+use crate::engine::rewrite::Translation;
+use crate::engine::validity::Check;
+use crate::engine::validity::Validity;
+use crate::engine::window::Progress;
+use crate::engine::window::Window;
+use crate::flow::Flow;
+use crate::flow::Seed;
+use crate::instance::Instance;
+use crate::net::conntrack::Connection;
+use crate::net::conntrack::Direction;
+use crate::net::hook::PostRouting;
+use crate::net::percpu;
+use crate::net::rcu::Read;
+use crate::net::route::PacketRoute;
+use crate::net::skb::Forwarded;
+use crate::net::table::NotAdded;
+use crate::net::time;
+use crate::notify;
+use crate::port::Ports;
+
+/// The hook's value.
+pub struct Learner {
+    instance: Arc<Instance>,
+}
+
+impl Learner {
+    /// For an instance.
+    pub fn new(instance: Arc<Instance>) -> Self {
+        Self { instance }
+    }
+}
+
+impl PostRouting for Learner {
+    fn leaves(&self, read: Read<'_>, packet: Forwarded<'_>) {
+        let Some(header) = Header::of(packet.linear()) else {
+            return;
+        };
+        let instance = &self.instance;
+        let result = match packet.connection() {
+            Some((connection, direction, established)) => {
+                let seen = Seen {
+                    packet,
+                    header,
+                    connection,
+                    direction,
+                };
+                seen.learn(instance, read, established)
+            }
+            None => judge(instance, &packet, &header, None, false).map(|_| ()),
+        };
+        if let Err(reason) = result {
+            instance.stats.slow(reason);
+        }
+    }
+}
+
+/// What is read of a packet's header.
+struct Header {
+    protocol: Protocol,
+    has_options: bool,
+    dscp: u8,
+}
+
+impl Header {
+    /// `None` for a protocol that no flow is made of.
+    fn of(linear: &[u8]) -> Option<Self> {
+        let [version_ihl, tos, _, _, _, _, _, _, _, number, ..] =
+            linear.first_chunk::<IPV4_LEN>()?;
+        Some(Self {
+            protocol: Protocol::from_number(*number)?,
+            has_options: *version_ihl != 0x45,
+            dscp: tos & DSCP_MASK,
+        })
+    }
+}
+
+/// Whether a packet may become a flow. Gives its route.
+fn judge<'a>(
+    instance: &Instance,
+    packet: &Forwarded<'a>,
+    header: &Header,
+    connection: Option<learning::Connection>,
+    as_translated: bool,
+) -> Result<PacketRoute<'a>, SlowReason> {
+    let route = packet.route();
+    let candidate = Candidate {
+        ipsec: packet.has_secpath() || route.is_some_and(PacketRoute::is_transformed),
+        reassembled: packet.is_reassembled(),
+        options: header.has_options,
+        connection,
+        plain_route: route.is_some_and(PacketRoute::is_plain) && packet.has_destination(),
+        as_translated,
+    };
+    candidate.judge(instance.settings.exclusion())?;
+    route.ok_or(SlowReason::RouteType)
+}
+
+/// A tracked packet that has come out of the slow path.
+struct Seen<'a> {
+    packet: Forwarded<'a>,
+    header: Header,
+    connection: &'a Connection,
+    direction: Direction,
+}
+
+impl Seen<'_> {
+    /// Learns the flow, confirms it, or drops it. Gives the reason for which this packet was slow, if it
+    /// has not been counted at ingress.
+    fn learn(
+        &self,
+        instance: &Arc<Instance>,
+        read: Read<'_>,
+        established: bool,
+    ) -> Result<(), SlowReason> {
+        let device = instance.ports.device(read, self.packet.from().index());
+        let key = device.map(|device| self.key(device));
+        let flow = key.and_then(|key| {
+            instance
+                .table
+                .find(read, |hasher| hasher.hash(key), |flow| flow.key == key)
+        });
+        let facts = self.facts(established);
+        let as_translated = self.is_as_translated();
+        let judged = judge(
+            instance,
+            &self.packet,
+            &self.header,
+            Some(facts),
+            as_translated,
+        );
+        match (judged, flow, key) {
+            (Ok(route), Some(flow), _) if self.still_describes(flow, route) => {
+                self.confirm(instance, flow, route)
+            }
+            (Ok(route), Some(flow), _) => {
+                // It was counted at ingress.
+                let _ = self.create(instance, read, flow.key, route, Some(flow));
+                Ok(())
+            }
+            (Ok(route), None, Some(key)) => {
+                self.create(instance, read, key, route, None)?;
+                Err(SlowReason::Learning)
+            }
+            (Ok(_), None, None) => {
+                Ports::want(instance, self.packet.from().index());
+                Err(SlowReason::Learning)
+            }
+            (Err(reason), Some(flow), _) => {
+                if let Some(gone) = learning::consequence(reason) {
+                    instance.drop_flow(read, flow, gone);
+                }
+                match reason {
+                    // Such packets do not find their flow at ingress.
+                    SlowReason::Fragment | SlowReason::IpOptions => Err(reason),
+                    _ => Ok(()),
+                }
+            }
+            (Err(reason), None, _) => Err(reason),
+        }
+    }
+
+    fn key(&self, device: key::Device) -> Key {
+        let tuple = self.connection.tuple(self.direction);
+        Key::new(tuple.addresses, tuple.ports, self.header.protocol, device)
+    }
+
+    fn facts(&self, established: bool) -> learning::Connection {
+        let connection = self.connection;
+        learning::Connection {
+            established: established && connection.is_confirmed_both_ways(),
+            dying: connection.is_dying(),
+            mark: connection.mark(),
+            helper: connection.has_helper(),
+            sequence_adjusted: connection.adjusts_sequence(),
+            tcp_established: match self.header.protocol {
+                Protocol::Tcp => connection.tcp_is_established(),
+                Protocol::Udp => true,
+            },
+        }
+    }
+
+    /// Whether the packet has the addresses and ports that conntrack's entry says it leaves with, so that
+    /// nothing else has rewritten them.
+    fn is_as_translated(&self) -> bool {
+        let translated = self.connection.translated(self.direction);
+        self.connection.protocol() == Some(self.header.protocol)
+            && Packet::read(self.packet.linear()).is_ok_and(|packet| {
+                packet.addresses == translated.addresses && packet.ports == translated.ports
+            })
+    }
+
+    /// Whether the flow is still about this connection, this route and a neighbour that is in use.
+    fn still_describes(&self, flow: &Flow, route: PacketRoute<'_>) -> bool {
+        flow.connection.is(self.connection) && route.is(&flow.route) && !flow.neighbour.is_dead()
+    }
+
+    /// Confirms the flow, if the packet is the one that was sent to do that.
+    fn confirm(
+        &self,
+        instance: &Instance,
+        flow: &Flow,
+        route: PacketRoute<'_>,
+    ) -> Result<(), SlowReason> {
+        let now = time::now();
+        let epoch = instance.settings.epoch();
+        let Some(dscp) = flow.validity.returned(self.packet.id(), epoch) else {
+            // Packets that were at ingress before the flow was there have not been counted.
+            let new = flow.validity.check(epoch, now) == Check::Unconfirmed;
+            return if new && !flow.validity.has_probe() {
+                Err(SlowReason::Learning)
+            } else {
+                Ok(())
+            };
+        };
+        flow.dscp_in.store(dscp, Relaxed);
+        flow.dscp_out.store(self.header.dscp, Relaxed);
+        flow.mtu.store(route.mtu(), Relaxed);
+        flow.set_stamp(self.packet.stamp());
+        let left = self.connection.left();
+        flow.fresh
+            .store(if left > 0 { left as u32 } else { 0 }, Relaxed);
+        if let Some((known, _)) = self.progress() {
+            flow.window.catch_up(known);
+        }
+        flow.validity
+            .confirm(epoch, now.plus(instance.settings.interval()));
+        Ok(())
+    }
+
+    /// What conntrack knows of the direction's sequence space, if it is TCP.
+    fn progress(&self) -> Option<(Progress, u8)> {
+        match self.header.protocol {
+            Protocol::Tcp => self.connection.tcp_progress(self.direction),
+            Protocol::Udp => None,
+        }
+    }
+
+    /// Makes a flow of the packet's direction, in place of `old` if there is one.
+    fn create(
+        &self,
+        instance: &Arc<Instance>,
+        read: Read<'_>,
+        key: Key,
+        route: PacketRoute<'_>,
+        old: Option<&Flow>,
+    ) -> Result<(), SlowReason> {
+        let window = match (self.header.protocol, self.progress()) {
+            (Protocol::Udp, _) => (Window::default(), 0),
+            (Protocol::Tcp, Some((known, scale))) => (Window::new(known), scale),
+            (Protocol::Tcp, None) => return Err(SlowReason::TcpState),
+        };
+        let neighbour = route.neighbour().ok_or(SlowReason::NoNeighbour)?;
+        let held = route.hold().ok_or(SlowReason::StaleRoute)?;
+        let now = time::now();
+        let from = self.connection.tuple(self.direction);
+        let to = self.connection.translated(self.direction);
+        let new = Flow::new(Seed {
+            id: instance.new_id(),
+            key,
+            translation: Translation::new((from.addresses, from.ports), (to.addresses, to.ports)),
+            connection: self.connection.hold(),
+            direction: self.direction,
+            route: held,
+            neighbour,
+            window,
+            validity: old.map_or(Validity::new(now), |old| old.validity.succeeding(now)),
+            cpu: percpu::this_cpu(),
+            now,
+        });
+        let same = |flow: &Flow| flow.key == key;
+        let added = match old {
+            Some(old) => {
+                if old.connection.is(self.connection) {
+                    new.count_from(old.counted());
+                }
+                let added = instance.table.replace(read, old, new, same);
+                instance.account_gone(old, GoneReason::Replaced);
+                added
+            }
+            None => instance.table.add(read, new, same),
+        };
+        match added {
+            Ok(flow) => {
+                instance.stats.learned();
+                notify::flow_new(instance, flow);
+                if old.is_some() {
+                    // The packet that brought the news confirms the new memo.
+                    let _ = self.confirm(instance, flow, route);
+                }
+                Ok(())
+            }
+            Err(NotAdded::Full) => Err(SlowReason::TableFull),
+            Err(NotAdded::NoMemory) => Err(SlowReason::NoMemory),
+            Err(NotAdded::Exists | NotAdded::Closed) => Ok(()),
+        }
+    }
+}

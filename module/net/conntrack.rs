@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connection tracking.
+
+use core::marker::PhantomData;
+use core::ptr::addr_of;
+use core::ptr::addr_of_mut;
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
+
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+
+use super::namespace::Net;
+use super::time;
+use crate::bindings;
+use crate::engine::packet::Protocol;
+use crate::engine::window::is_after;
+use crate::engine::window::Progress;
+
+/// A `struct nf_conn`, seen while someone holds it.
+#[repr(transparent)]
+pub struct Connection(Opaque<bindings::nf_conn>);
+
+// SAFETY: A conntrack entry is used by any thread.
+unsafe impl Sync for Connection {}
+
+/// One of the two directions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// That of the packet that began it.
+    Original = 0,
+    /// The other one.
+    Reply = 1,
+}
+
+impl Direction {
+    /// The other direction.
+    #[inline]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
+/// Addresses and ports of an IPv4 packet in one direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Source and destination address, as they lie in the header.
+    pub addresses: u64,
+    /// Source and destination port, as they lie in the header.
+    pub ports: u32,
+}
+
+impl Tuple {
+    /// From the source's and the destination's address and port, in network byte order.
+    const fn new(source: (u32, u16), destination: (u32, u16)) -> Self {
+        let [a, b, c, d] = source.0.to_ne_bytes();
+        let [e, f, g, h] = destination.0.to_ne_bytes();
+        let [p, q] = source.1.to_ne_bytes();
+        let [r, s] = destination.1.to_ne_bytes();
+        Self {
+            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: u32::from_ne_bytes([p, q, r, s]),
+        }
+    }
+}
+
+impl Connection {
+    /// # Safety
+    ///
+    /// `connection` has to be null or valid for `'a`.
+    #[inline]
+    pub(super) unsafe fn from_raw<'a>(connection: *const bindings::nf_conn) -> Option<&'a Self> {
+        // SAFETY: As required of the caller; the type is transparent.
+        unsafe { connection.cast::<Self>().as_ref() }
+    }
+
+    #[inline]
+    fn raw(&self) -> *mut bindings::nf_conn {
+        self.0.get()
+    }
+
+    #[inline]
+    fn status(&self) -> u64 {
+        // SAFETY: The entry is valid; its status is a word that is changed by atomic operations.
+        unsafe { addr_of!((*self.raw()).status).read_volatile() as u64 }
+    }
+
+    /// Whether it is being deleted.
+    #[inline]
+    pub fn is_dying(&self) -> bool {
+        self.status() & u64::from(bindings::ip_conntrack_status_IPS_DYING) != 0
+    }
+
+    /// Whether it is in the table, and packets were seen in both directions.
+    pub fn is_confirmed_both_ways(&self) -> bool {
+        let wanted = u64::from(
+            bindings::ip_conntrack_status_IPS_CONFIRMED
+                | bindings::ip_conntrack_status_IPS_SEEN_REPLY,
+        );
+        self.status() & wanted == wanted
+    }
+
+    /// Its mark.
+    #[inline]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: The entry is valid; its mark is a plain word.
+        unsafe { addr_of!((*self.raw()).mark).read_volatile() }
+    }
+
+    /// Whether a helper reads its packets.
+    pub fn has_helper(&self) -> bool {
+        // SAFETY: The entry is valid.
+        unsafe { bindings::ft_ct_has_helper(self.raw()) }
+    }
+
+    /// Whether sequence numbers of its packets are, or may come to be, rewritten.
+    pub fn adjusts_sequence(&self) -> bool {
+        // SAFETY: The entry is valid.
+        let may = unsafe { bindings::ft_ct_adjusts_sequence(self.raw()) };
+        may || self.status() & u64::from(bindings::ip_conntrack_status_IPS_SEQ_ADJUST) != 0
+    }
+
+    /// Its number, as user space is shown it, in network byte order.
+    pub fn id(&self) -> u32 {
+        // SAFETY: The entry is valid.
+        unsafe { bindings::nf_ct_get_id(self.raw()) }
+    }
+
+    /// Transport protocol of an IPv4 connection, if it is one that the fast path knows.
+    pub fn protocol(&self) -> Option<Protocol> {
+        // SAFETY: The entry is valid; its tuples do not change once it is confirmed, but for NAT before
+        // that.
+        let tuple = unsafe { &(*addr_of!((*self.raw()).tuplehash[0])).tuple };
+        if u32::from(tuple.src.l3num) != bindings::NFPROTO_IPV4 {
+            return None;
+        }
+        Protocol::from_number(tuple.dst.protonum)
+    }
+
+    /// Addresses and ports that packets of `direction` arrive with, if it is an IPv4 connection.
+    pub fn tuple(&self, direction: Direction) -> Tuple {
+        // SAFETY: As in `protocol`. Only IPv4 members are read, which are part of every member of the
+        // union; ports likewise.
+        unsafe {
+            let tuple = addr_of!((*self.raw()).tuplehash[direction as usize].tuple);
+            Tuple::new(
+                ((*tuple).src.u3.ip, (*tuple).src.u.all),
+                ((*tuple).dst.u3.ip, (*tuple).dst.u.all),
+            )
+        }
+    }
+
+    /// Addresses and ports that packets of `direction` leave with: those that the answers come back to,
+    /// the other way round.
+    pub fn translated(&self, direction: Direction) -> Tuple {
+        // SAFETY: As in `tuple`.
+        unsafe {
+            let answer = addr_of!((*self.raw()).tuplehash[direction.other() as usize].tuple);
+            Tuple::new(
+                ((*answer).dst.u3.ip, (*answer).dst.u.all),
+                ((*answer).src.u3.ip, (*answer).src.u.all),
+            )
+        }
+    }
+
+    /// Ticks until it expires; not above zero if it has.
+    pub fn left(&self) -> i32 {
+        // SAFETY: The entry is valid; its timeout is a plain word.
+        let timeout = unsafe { addr_of!((*self.raw()).timeout).read_volatile() };
+        timeout.wrapping_sub(time::now().0) as i32
+    }
+
+    /// Makes it expire in `ticks`, unless its timeout was fixed.
+    pub fn set_left(&self, ticks: u32) {
+        if self.status() & u64::from(bindings::ip_conntrack_status_IPS_FIXED_TIMEOUT) != 0 {
+            return;
+        }
+        let timeout = time::now().plus(ticks).0;
+        // SAFETY: The entry is valid; the kernel writes its timeout the same way.
+        unsafe { addr_of_mut!((*self.raw()).timeout).write_volatile(timeout) };
+    }
+
+    /// The counters of `direction`, if connections were being counted when it began.
+    pub fn counters(&self, direction: Direction) -> Option<Counters> {
+        // SAFETY: The entry is valid, and confirmed, so that its extensions stay where they are.
+        let counters = unsafe { bindings::ft_ct_counters(self.raw(), direction as u32) };
+        NonNull::new(counters).map(Counters)
+    }
+
+    /// Of a TCP connection: whether it is established.
+    #[inline]
+    pub fn tcp_is_established(&self) -> bool {
+        // SAFETY: The entry is valid; its state is a byte.
+        let state = unsafe { addr_of!((*self.tcp()).state).read_volatile() };
+        u32::from(state) == bindings::tcp_conntrack_TCP_CONNTRACK_ESTABLISHED
+    }
+
+    /// Of a TCP connection: what is known about `direction`, and the sender's window scale. `None` if
+    /// nothing is.
+    pub fn tcp_progress(&self, direction: Direction) -> Option<(Progress, u8)> {
+        let locked = self.lock();
+        // SAFETY: The entry is valid, and its lock is held.
+        let seen = unsafe { (*locked.0.tcp()).seen };
+        let [original, reply] = seen;
+        let (sender, receiver) = match direction {
+            Direction::Original => (original, reply),
+            Direction::Reply => (reply, original),
+        };
+        if sender.td_maxwin == 0 || receiver.td_maxwin == 0 {
+            return None;
+        }
+        let progress = Progress {
+            end: sender.td_end,
+            ack: sender.td_maxack,
+            edge: receiver.td_maxend,
+            size: sender.td_maxwin,
+        };
+        Some((progress, sender.td_scale))
+    }
+
+    /// Of a TCP connection: brings conntrack up to what the fast path saw in either direction, as
+    /// `tcp_in_window` would have with the same packets. Gives the timeout that the connection should
+    /// have, in ticks.
+    pub fn tcp_catch_up(&self, original: Option<Progress>, reply: Option<Progress>) -> u32 {
+        let locked = self.lock();
+        // SAFETY: The entry is valid, and its lock is held.
+        let tcp = unsafe { &mut *locked.0.tcp() };
+        let [a, b] = &mut tcp.seen;
+        // First how far each side may go, then how far it went.
+        allow(original, b);
+        allow(reply, a);
+        advance(original, a, b);
+        advance(reply, b, a);
+        settle(a, b);
+        settle(b, a);
+        let unacknowledged =
+            (a.flags | b.flags) & bindings::IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED as u8 != 0;
+        drop(locked);
+        // SAFETY: The entry is valid; timeout policies are read in a read side, which the caller is in.
+        unsafe { bindings::ft_ct_tcp_timeout(self.raw(), unacknowledged) }
+    }
+
+    #[inline]
+    fn tcp(&self) -> *mut bindings::ip_ct_tcp {
+        // SAFETY: Only computes an address. The union's members all begin where it does.
+        unsafe { addr_of_mut!((*self.raw()).proto).cast() }
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        // SAFETY: The entry is valid.
+        unsafe { bindings::ft_ct_lock(self.raw()) };
+        Locked(self)
+    }
+
+    /// A reference of one's own.
+    pub fn hold(&self) -> Held {
+        // SAFETY: The entry is valid, and held by someone.
+        unsafe { bindings::ft_ct_get(self.raw()) };
+        // INVARIANT: The reference has just been taken.
+        Held(NonNull::from(self))
+    }
+}
+
+/// The sender of `seen` allows the other side, `receiver`, to go as far as the edge.
+fn allow(seen: Option<Progress>, receiver: &mut bindings::ip_ct_tcp_state) {
+    if let Some(seen) = seen {
+        if is_after(seen.edge, receiver.td_maxend) {
+            receiver.td_maxend = seen.edge;
+        }
+    }
+}
+
+/// The sender went as far as `seen` says.
+fn advance(
+    seen: Option<Progress>,
+    sender: &mut bindings::ip_ct_tcp_state,
+    receiver: &mut bindings::ip_ct_tcp_state,
+) {
+    let Some(seen) = seen else {
+        return;
+    };
+    if seen.size > sender.td_maxwin {
+        sender.td_maxwin = seen.size;
+    }
+    if is_after(seen.end, sender.td_maxend) && receiver.td_maxwin != 0 {
+        let excess = seen.end.wrapping_sub(sender.td_maxend);
+        receiver.td_maxwin = receiver.td_maxwin.saturating_add(excess);
+    }
+    if is_after(seen.end, sender.td_end) {
+        sender.td_end = seen.end;
+    }
+    let flag = bindings::IP_CT_TCP_FLAG_MAXACK_SET as u8;
+    if sender.flags & flag == 0 || is_after(seen.ack, sender.td_maxack) {
+        sender.td_maxack = seen.ack;
+        sender.flags |= flag;
+    }
+}
+
+/// Whether `sender` has sent anything that `receiver` has not acknowledged.
+fn settle(sender: &mut bindings::ip_ct_tcp_state, receiver: &bindings::ip_ct_tcp_state) {
+    let flag = bindings::IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED as u8;
+    if is_after(sender.td_end, receiver.td_maxack) {
+        sender.flags |= flag;
+    } else {
+        sender.flags &= !flag;
+    }
+}
+
+/// The entry's own lock, taken.
+struct Locked<'a>(&'a Connection);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // SAFETY: It was taken when this was made.
+        unsafe { bindings::ft_ct_unlock(self.0.raw()) };
+    }
+}
+
+/// A held reference to a connection.
+///
+/// # Invariants
+///
+/// The pointer is to a valid conntrack entry, of which this holds a reference.
+pub struct Held(NonNull<Connection>);
+
+// SAFETY: A conntrack entry is used and released by any thread.
+unsafe impl Send for Held {}
+// SAFETY: As above.
+unsafe impl Sync for Held {}
+
+impl Held {
+    /// Whether it is `connection` that is held.
+    #[inline]
+    pub fn is(&self, connection: &Connection) -> bool {
+        core::ptr::eq(self.0.as_ptr(), connection)
+    }
+}
+
+impl core::ops::Deref for Held {
+    type Target = Connection;
+
+    #[inline]
+    fn deref(&self) -> &Connection {
+        // SAFETY: By the invariant.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant there is a reference to give back.
+        unsafe { bindings::ft_ct_put(self.raw()) };
+    }
+}
+
+/// The packet and byte counters of one direction of a connection. They live as long as the entry does:
+/// who has one also has a [`Held`].
+#[derive(Clone, Copy)]
+pub struct Counters(NonNull<bindings::nf_conn_counter>);
+
+// SAFETY: The counters are changed by atomic operations.
+unsafe impl Send for Counters {}
+// SAFETY: As above.
+unsafe impl Sync for Counters {}
+
+impl Counters {
+    /// Counts a packet of `bytes` bytes, as `nf_ct_acct_add` does.
+    ///
+    /// `_held` shows that the entry is there. It has to be the one that the counters are of.
+    #[inline]
+    pub fn add(self, _held: &Held, bytes: u32) {
+        let counters = self.0.as_ptr();
+        // SAFETY: The entry is held, so its counters are valid: two 64-bit atomic integers.
+        let (packets, total) = unsafe {
+            (
+                AtomicU64::from_ptr(addr_of_mut!((*counters).packets).cast()),
+                AtomicU64::from_ptr(addr_of_mut!((*counters).bytes).cast()),
+            )
+        };
+        packets.fetch_add(1, Ordering::Relaxed);
+        total.fetch_add(u64::from(bytes), Ordering::Relaxed);
+    }
+}
+
+/// Has connections tracked in a namespace, whether or not any rule asks for it, until it is dropped.
+pub struct Tracking<'a> {
+    net: Net<'a>,
+    _family: PhantomData<()>,
+}
+
+impl<'a> Tracking<'a> {
+    /// Begins, for IPv4.
+    ///
+    /// # Errors
+    ///
+    /// What `nf_ct_netns_get` gives.
+    pub fn new(net: Net<'a>) -> Result<Self> {
+        // SAFETY: The namespace is valid.
+        to_result(unsafe {
+            bindings::nf_ct_netns_get(net.as_ptr(), bindings::NFPROTO_IPV4 as u8)
+        })?;
+        Ok(Self {
+            net,
+            _family: PhantomData,
+        })
+    }
+}
+
+impl Drop for Tracking<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The namespace is valid, and tracking was asked for in `new`.
+        unsafe { bindings::nf_ct_netns_put(self.net.as_ptr(), bindings::NFPROTO_IPV4 as u8) };
+    }
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Neighbours: the link-layer addresses of next hops.
+
+use core::ptr::addr_of;
+use core::ptr::NonNull;
+use core::sync::atomic::fence;
+use core::sync::atomic::Ordering;
+
+use super::device::Device;
+use crate::bindings;
+
+/// A held reference to a neighbour.
+///
+/// # Invariants
+///
+/// The pointer is to a valid neighbour, of which this holds a reference.
+pub struct Neighbour(NonNull<bindings::neighbour>);
+
+// SAFETY: A neighbour is used and released by any thread.
+unsafe impl Send for Neighbour {}
+// SAFETY: As above.
+unsafe impl Sync for Neighbour {}
+
+/// Bytes of a cached link-layer header that the fast path can copy in one go: what the kernel calls
+/// `HH_DATA_MOD`.
+pub const CACHED_HEADER: usize = 16;
+
+/// A link-layer header, at the end of [`CACHED_HEADER`] bytes.
+#[derive(Clone, Copy)]
+pub struct Header {
+    /// The bytes; the first ones are padding.
+    pub bytes: [u8; CACHED_HEADER],
+    /// How many of the last ones are the header.
+    pub len: usize,
+}
+
+impl Neighbour {
+    /// # Safety
+    ///
+    /// The caller has to own a reference to `neighbour`, and gives it up.
+    pub(super) unsafe fn from_raw(neighbour: NonNull<bindings::neighbour>) -> Self {
+        Self(neighbour)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::neighbour {
+        self.0.as_ptr()
+    }
+
+    /// Whether packets may be sent to the address that is known. That is so in all states but those in
+    /// which there is none; a stale one is probed by the packets that take the slow path.
+    #[inline]
+    pub fn is_valid(&self) -> bool {
+        // SAFETY: By the invariant. The kernel reads the state without a lock, too.
+        let state = unsafe { addr_of!((*self.0.as_ptr()).nud_state).read_volatile() };
+        state as u32 & bindings::NUD_VALID != 0
+    }
+
+    /// Whether it has been taken out of its table, so that it will never change again.
+    pub fn is_dead(&self) -> bool {
+        // SAFETY: By the invariant.
+        unsafe { addr_of!((*self.0.as_ptr()).dead).read_volatile() != 0 }
+    }
+
+    /// Whether both are the same neighbour.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
+    /// The device that leads to it.
+    #[inline]
+    pub fn device(&self) -> &Device {
+        // SAFETY: By the invariant; a neighbour holds a reference to its device all its life.
+        unsafe { &*(*self.0.as_ptr()).dev.cast::<Device>() }
+    }
+
+    /// The link-layer header for IP packets to it, as the kernel caches it. `None` if the device has no
+    /// such header, if it is longer than usual, or not known yet.
+    #[inline]
+    pub fn header(&self) -> Option<Header> {
+        // SAFETY: By the invariant; pointers to fields, not dereferenced here.
+        let (sequence, len, data) = unsafe {
+            let cache = addr_of!((*self.0.as_ptr()).hh);
+            (
+                addr_of!((*cache).hh_lock.seqcount.seqcount.sequence),
+                addr_of!((*cache).hh_len),
+                addr_of!((*cache).hh_data).cast::<[u8; CACHED_HEADER]>(),
+            )
+        };
+        loop {
+            // SAFETY: A field of a valid neighbour, written whole.
+            let before = unsafe { sequence.read_volatile() };
+            if before & 1 == 0 {
+                fence(Ordering::Acquire);
+                // SAFETY: As above. A torn read is found out by the sequence and not used.
+                let header = unsafe { (len.read_volatile(), data.read_volatile()) };
+                fence(Ordering::Acquire);
+                // SAFETY: As above.
+                if unsafe { sequence.read_volatile() } == before {
+                    let (len, bytes) = header;
+                    let len = len as usize;
+                    return (len != 0 && len <= CACHED_HEADER).then_some(Header { bytes, len });
+                }
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant there is a reference to give back.
+        unsafe { bindings::ft_neigh_release(self.0.as_ptr()) };
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters that every CPU has its own copy of.
+
+use core::ptr::NonNull;
+
+use kernel::prelude::*;
+
+use crate::bindings;
+
+/// `N` counters, each counted on every CPU separately and summed up when read. Counting touches no
+/// memory that another CPU writes, and is not lost to an interrupt in between.
+///
+/// # Invariants
+///
+/// The pointer is to a per-CPU allocation of `N` words, owned by this.
+pub struct Counters<const N: usize>(NonNull<u64>);
+
+// SAFETY: The allocation is not bound to a thread; counting and reading go by single words.
+unsafe impl<const N: usize> Send for Counters<N> {}
+// SAFETY: As above.
+unsafe impl<const N: usize> Sync for Counters<N> {}
+
+impl<const N: usize> Counters<N> {
+    /// Counters that stand at zero.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        // SAFETY: Allocates zeroed memory; size and alignment are within a page.
+        let memory = unsafe { bindings::ft_alloc_percpu(size_of::<[u64; N]>(), align_of::<u64>()) };
+        NonNull::new(memory.cast::<u64>()).map(Self).ok_or(ENOMEM)
+    }
+
+    /// Counts `value` more on counter `at`, if there is such a counter.
+    #[inline]
+    pub fn add(&self, at: usize, value: u64) {
+        if at >= N {
+            return;
+        }
+        // SAFETY: `at` lies within the allocation. The pointer is an offset into every CPU's area, not
+        // an address: it must not be read through.
+        let counter = unsafe { self.0.as_ptr().add(at) };
+        // SAFETY: The counter is a word of a per-CPU allocation that `self` keeps.
+        unsafe { this_cpu_add(counter, value) };
+    }
+
+    /// The sum of counter `at` over all CPUs; 0 if there is no such counter.
+    pub fn sum(&self, at: usize) -> u64 {
+        if at >= N {
+            return 0;
+        }
+        // SAFETY: As in `add`.
+        unsafe { bindings::ft_per_cpu_sum(self.0.as_ptr().add(at)) }
+    }
+}
+
+impl<const N: usize> Drop for Counters<N> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant this is ours to free, and nobody counts any more.
+        unsafe { bindings::free_percpu(self.0.as_ptr().cast()) };
+    }
+}
+
+/// Adds to a word of a per-CPU allocation.
+///
+/// # Safety
+///
+/// `counter` has to point into a live per-CPU allocation.
+#[cfg(all(CONFIG_X86_64, not(CONFIG_UML)))]
+#[inline]
+unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
+    // SAFETY: On x86-64 a per-CPU pointer is an offset from the base in GS, and one instruction can't
+    // be split by an interrupt; this is what `this_cpu_add` of arch/x86/include/asm/percpu.h does.
+    unsafe {
+        core::arch::asm!(
+            "add qword ptr gs:[{counter}], {value}",
+            counter = in(reg) counter,
+            value = in(reg) value,
+            options(nostack),
+        );
+    }
+}
+
+/// Adds to a word of a per-CPU allocation.
+///
+/// # Safety
+///
+/// `counter` has to point into a live per-CPU allocation.
+#[cfg(not(all(CONFIG_X86_64, not(CONFIG_UML))))]
+#[inline]
+unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
+    // SAFETY: As required of the caller.
+    unsafe { bindings::ft_this_cpu_add(counter, value) };
+}
+
+/// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
+#[inline]
+pub fn this_cpu() -> u32 {
+    // SAFETY: Reads the CPU's own number.
+    unsafe { bindings::ft_this_cpu() }
+}

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Socket buffers: packets.
+
+use core::mem::ManuallyDrop;
+use core::ptr::addr_of;
+use core::ptr::NonNull;
+
+use super::conntrack::Connection;
+use super::conntrack::Direction;
+use super::device::Device;
+use super::neighbour::Header;
+use super::neighbour::Neighbour;
+use super::neighbour::CACHED_HEADER;
+use super::route::PacketRoute;
+use super::route::Route;
+use crate::bindings;
+use crate::engine::packet::IPV4_LEN;
+use crate::engine::rewrite::Checksum;
+use crate::engine::validity::PacketId;
+
+/// A packet at the ingress hook of a device, owned. Its data begins at the network header.
+///
+/// # Invariants
+///
+/// The pointer is to a valid `sk_buff` that nobody else frees, with at least `len - data_len` bytes
+/// from `data` on.
+pub struct Skb(NonNull<bindings::sk_buff>);
+
+/// Shows that a packet was handed on to be sent.
+#[must_use]
+pub struct Sent(());
+
+/// What became of a packet on the way to being writable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+type Headers = bindings::sk_buff__bindgen_ty_4__bindgen_ty_1;
+
+impl Skb {
+    /// # Safety
+    ///
+    /// As the type's invariant says.
+    #[inline]
+    pub(super) unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
+        Self(skb)
+    }
+
+    #[inline]
+    pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    #[inline]
+    fn raw(&self) -> &bindings::sk_buff {
+        // SAFETY: By the invariant.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline]
+    fn raw_mut(&mut self) -> &mut bindings::sk_buff {
+        // SAFETY: By the invariant.
+        unsafe { self.0.as_mut() }
+    }
+
+    /// The fields that are copied when a packet is.
+    #[inline]
+    fn headers(&self) -> &Headers {
+        // SAFETY: A union of a group of fields with itself.
+        unsafe { self.raw().__bindgen_anon_4.__bindgen_anon_1.as_ref() }
+    }
+
+    #[inline]
+    fn headers_mut(&mut self) -> &mut Headers {
+        // SAFETY: As above.
+        unsafe { self.raw_mut().__bindgen_anon_4.__bindgen_anon_1.as_mut() }
+    }
+
+    /// What identifies it until it is freed.
+    #[inline]
+    pub fn id(&self) -> PacketId {
+        PacketId(self.0.as_ptr() as u64)
+    }
+
+    /// Whether it is an IPv4 packet without a VLAN tag beside it.
+    #[inline]
+    pub fn is_plain_ipv4(&self) -> bool {
+        let headers = self.headers();
+        // SAFETY: A union of a word with its halves.
+        let vlan = unsafe { headers.__bindgen_anon_2.vlan_all };
+        headers.protocol == ETH_P_IP.to_be() && vlan == 0
+    }
+
+    /// Whether the frame was addressed to this host.
+    #[inline]
+    pub fn is_for_us(&self) -> bool {
+        self.headers().pkt_type() == PACKET_HOST
+    }
+
+    /// Whether it came out of an IPsec transform.
+    #[inline]
+    pub fn has_secpath(&self) -> bool {
+        self.raw().active_extensions & 1 << bindings::skb_ext_id_SKB_EXT_SEC_PATH != 0
+    }
+
+    /// Whether it has been given a mark.
+    #[inline]
+    pub fn has_mark(&self) -> bool {
+        // SAFETY: A union of words.
+        unsafe { self.headers().__bindgen_anon_4.mark != 0 }
+    }
+
+    /// Whether it is in a state that forwarding can't, or need not, deal with: someone else has it too,
+    /// it is tracked already, or it is a large receive that must not be forwarded.
+    #[inline]
+    pub fn is_peculiar(&self) -> bool {
+        let skb = self.raw();
+        skb.users.refs.counter != 1 || skb._nfct != 0 || (skb.data_len != 0 && self.is_lro())
+    }
+
+    /// Whether a device has merged segments without saying how to split them again
+    /// (`skb_warn_if_lro`).
+    fn is_lro(&self) -> bool {
+        let info = self.shared_info();
+        // SAFETY: Every packet has its shared info behind its linear data.
+        unsafe { (*info).gso_size != 0 && (*info).gso_type == 0 }
+    }
+
+    fn shared_info(&self) -> *const bindings::skb_shared_info {
+        let skb = self.raw();
+        skb.head.wrapping_add(skb.end as usize).cast()
+    }
+
+    /// Length from the network header on.
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.raw().len
+    }
+
+    /// The part of it that is in one piece, from the network header on.
+    #[inline]
+    pub fn linear(&self) -> &[u8] {
+        let skb = self.raw();
+        let len = skb.len.wrapping_sub(skb.data_len) as usize;
+        // SAFETY: By the invariant; whoever shares the data does not write it either.
+        unsafe { core::slice::from_raw_parts(skb.data, len) }
+    }
+
+    /// Has `len` bytes from the network header on brought into one piece. `false` if it is not that long
+    /// or there is no memory.
+    #[cold]
+    pub fn pull(&mut self, len: u32) -> bool {
+        // SAFETY: By the invariant.
+        unsafe { bindings::ft_pskb_may_pull(self.0.as_ptr(), len) }
+    }
+
+    /// Whether it is too large for `mtu`, segment by segment if it is made of several.
+    #[inline]
+    pub fn exceeds(&mut self, mtu: u32) -> bool {
+        self.len() > mtu && self.exceeds_by_segment(mtu)
+    }
+
+    #[cold]
+    fn exceeds_by_segment(&mut self, mtu: u32) -> bool {
+        // SAFETY: Every packet has its shared info behind its linear data.
+        if unsafe { (*self.shared_info()).gso_size } == 0 {
+            return true;
+        }
+        self.set_transport_header();
+        // SAFETY: By the invariant; the headers have been looked at, so they are in one piece.
+        !unsafe { bindings::skb_gso_validate_network_len(self.0.as_ptr(), mtu) }
+    }
+
+    /// Notes where the transport header is: behind an IPv4 header without options.
+    #[inline]
+    fn set_transport_header(&mut self) {
+        let headers = self.headers_mut();
+        headers.transport_header = headers.network_header.wrapping_add(IPV4_LEN as u16);
+    }
+
+    /// Who computes the transport checksum.
+    #[inline]
+    pub fn checksum(&self) -> Checksum {
+        if u32::from(self.headers().ip_summed()) == bindings::CHECKSUM_PARTIAL {
+            Checksum::LeftToDevice
+        } else {
+            Checksum::Present
+        }
+    }
+
+    /// Cuts off what is behind `len` bytes: padding. The packet is at least that long.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory. The packet is as it was.
+    #[inline]
+    pub fn trim(&mut self, len: u32) -> Result<(), NoMemory> {
+        if self.len() == len {
+            return Ok(());
+        }
+        self.cut(len)
+    }
+
+    #[cold]
+    fn cut(&mut self, len: u32) -> Result<(), NoMemory> {
+        // SAFETY: By the invariant.
+        match unsafe { bindings::ft_pskb_trim_rcsum(self.0.as_ptr(), len) } {
+            0 => Ok(()),
+            _ => Err(NoMemory),
+        }
+    }
+
+    /// Gives its first `len` bytes to write to, and makes sure that there is room for a link-layer header
+    /// before them.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for a copy. The packet is as it was.
+    #[inline]
+    pub fn writable(&mut self, len: u32) -> Result<&mut [u8], NoMemory> {
+        let skb = self.raw();
+        let headroom = skb.data as usize - skb.head as usize;
+        if skb.cloned() != 0 || headroom < CACHED_HEADER {
+            self.copy_for_writing(len)?;
+        }
+        let skb = self.raw_mut();
+        let linear = skb.len.wrapping_sub(skb.data_len).min(len) as usize;
+        // SAFETY: By the invariant; and nobody else has this part of the data any more.
+        Ok(unsafe { core::slice::from_raw_parts_mut(skb.data, linear) })
+    }
+
+    #[cold]
+    fn copy_for_writing(&mut self, len: u32) -> Result<(), NoMemory> {
+        // SAFETY: By the invariant.
+        let copied =
+            unsafe { bindings::ft_skb_cow_head_and_data(self.0.as_ptr(), LINK_HEADROOM, len) };
+        match copied {
+            0 => Ok(()),
+            _ => Err(NoMemory),
+        }
+    }
+
+    /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
+    /// devices that ask for it.
+    #[inline]
+    pub fn send(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
+        self.become_outgoing(stamp, route);
+        match neighbour.header() {
+            Some(header) => self.send_with(header, neighbour.device()),
+            None => self.send_without_header(neighbour),
+        }
+    }
+
+    /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output` have it.
+    #[inline]
+    fn become_outgoing(&mut self, stamp: Stamp, route: &Route) {
+        self.set_transport_header();
+        let summed = u32::from(self.headers().ip_summed());
+        if summed == bindings::CHECKSUM_COMPLETE {
+            // The sum over the whole packet is that of the packet as it arrived.
+            self.headers_mut()
+                .set_ip_summed(bindings::CHECKSUM_NONE as u8);
+        }
+        let headers = self.headers_mut();
+        headers.__bindgen_anon_4.mark = stamp.mark;
+        headers.priority = stamp.priority;
+        let skb = self.raw_mut();
+        skb.__bindgen_anon_2.tstamp = 0;
+        // SAFETY: A union whose other members are for other layers.
+        let (old_route, destructor) = unsafe {
+            let fields = &skb.__bindgen_anon_3.__bindgen_anon_1;
+            (fields._skb_refdst, fields.destructor)
+        };
+        if old_route != 0 || destructor.is_some() {
+            self.let_go();
+        }
+        // The route is held by the flow, which is not dropped before the read side has ended; who keeps
+        // the packet for longer takes a reference of its own (`skb_dst_force`).
+        let borrowed = route.as_ptr() as usize | bindings::SKB_DST_NOREF as usize;
+        self.raw_mut().__bindgen_anon_3.__bindgen_anon_1._skb_refdst = borrowed;
+    }
+
+    /// Gives up the socket and the metadata route that it came with.
+    #[cold]
+    fn let_go(&mut self) {
+        // SAFETY: By the invariant.
+        unsafe {
+            bindings::ft_skb_orphan(self.0.as_ptr());
+            bindings::ft_skb_dst_drop(self.0.as_ptr());
+        }
+    }
+
+    #[inline]
+    fn send_with(mut self, header: Header, device: &Device) -> Sent {
+        let skb = self.raw_mut();
+        // SAFETY: `writable` has made sure of the room.
+        unsafe {
+            let room = skb.data.sub(CACHED_HEADER).cast::<[u8; CACHED_HEADER]>();
+            room.write_unaligned(header.bytes);
+            skb.data = skb.data.sub(header.len);
+        }
+        skb.len = skb.len.wrapping_add(header.len as u32);
+        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
+        // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
+        unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
+        Sent(())
+    }
+
+    /// Lets the neighbour's own method add the header, if the device has one.
+    #[cold]
+    fn send_without_header(mut self, neighbour: &Neighbour) -> Sent {
+        let skb = self.raw_mut();
+        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = neighbour.device().as_ptr();
+        // Tunnels look for the IP layer's own fields there.
+        skb.cb = [0; 48];
+        let skb = self.into_raw();
+        // SAFETY: The neighbour is valid, and the packet too: its data begins at the network header.
+        unsafe { bindings::ft_neigh_output(neighbour.as_ptr(), skb) };
+        Sent(())
+    }
+}
+
+impl Drop for Skb {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant it is ours to free.
+        unsafe { bindings::ft_kfree_skb(self.0.as_ptr()) };
+    }
+}
+
+/// What the slow path writes on a packet for those that queue and classify it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// `skb->mark`.
+    pub mark: u32,
+    /// `skb->priority`.
+    pub priority: u32,
+}
+
+const ETH_P_IP: u16 = 0x0800;
+const PACKET_HOST: u8 = 0;
+
+/// Room that a copy is made with in front: an Ethernet header with two VLAN tags, and some.
+const LINK_HEADROOM: u32 = 32;
+
+/// An IPv4 packet in POSTROUTING that was forwarded and has neither been encapsulated nor transformed.
+/// It can only be looked at.
+#[derive(Clone, Copy)]
+pub struct Forwarded<'a> {
+    skb: &'a bindings::sk_buff,
+    state: &'a bindings::nf_hook_state,
+    from: &'a Device,
+}
+
+impl<'a> Forwarded<'a> {
+    /// `None` for a packet that this host sends itself.
+    ///
+    /// # Safety
+    ///
+    /// Both have to be valid for `'a`, and to come from an IPv4 hook.
+    #[inline]
+    pub(super) unsafe fn new(
+        skb: *mut bindings::sk_buff,
+        state: *const bindings::nf_hook_state,
+    ) -> Option<Self> {
+        // SAFETY: As required of the caller.
+        let (skb, state) = unsafe { (&*skb, &*state) };
+        // SAFETY: The device that a packet came from is there while it is being forwarded.
+        let from = unsafe { Device::from_raw(state.in_) }?;
+        let this = Self { skb, state, from };
+        let flags = u32::from(this.control().flags);
+        if flags & bindings::FT_IPSKB_FORWARDED == 0
+            || flags & (bindings::FT_IPSKB_XFRM_TRANSFORMED | bindings::FT_IPSKB_REROUTED) != 0
+        {
+            return None;
+        }
+        Some(this)
+    }
+
+    pub(super) fn as_ptr(self) -> *mut bindings::sk_buff {
+        core::ptr::from_ref(self.skb).cast_mut()
+    }
+
+    fn headers(&self) -> &Headers {
+        // SAFETY: A union of a group of fields with itself.
+        unsafe { self.skb.__bindgen_anon_4.__bindgen_anon_1.as_ref() }
+    }
+
+    /// What the IP layer keeps in the packet's control block.
+    fn control(&self) -> &bindings::inet_skb_parm {
+        // SAFETY: Between `ip_rcv` and the device's queue the control block is the IP layer's; it is
+        // aligned for any of its users.
+        unsafe { &*addr_of!(self.skb.cb).cast() }
+    }
+
+    /// What identifies it until it is freed.
+    pub fn id(&self) -> PacketId {
+        PacketId(core::ptr::from_ref(self.skb) as u64)
+    }
+
+    /// The device that it arrived on.
+    pub fn from(&self) -> &'a Device {
+        self.from
+    }
+
+    /// Whether it is put together from fragments.
+    pub fn is_reassembled(&self) -> bool {
+        self.control().frag_max_size != 0
+    }
+
+    /// Whether it came out of an IPsec transform.
+    pub fn has_secpath(&self) -> bool {
+        self.skb.active_extensions & 1 << bindings::skb_ext_id_SKB_EXT_SEC_PATH != 0
+    }
+
+    /// The IP header, and what is behind it in one piece.
+    pub fn linear(&self) -> &'a [u8] {
+        let len = self.skb.len.wrapping_sub(self.skb.data_len) as usize;
+        // SAFETY: The packet is valid, and in POSTROUTING its data begins at the network header.
+        unsafe { core::slice::from_raw_parts(self.skb.data, len) }
+    }
+
+    /// Mark and priority.
+    pub fn stamp(&self) -> Stamp {
+        let headers = self.headers();
+        Stamp {
+            // SAFETY: A union of words.
+            mark: unsafe { headers.__bindgen_anon_4.mark },
+            priority: headers.priority,
+        }
+    }
+
+    /// Its connection and direction, and whether conntrack calls the connection established.
+    pub fn connection(&self) -> Option<(&'a Connection, Direction, bool)> {
+        let word = self.skb._nfct;
+        let info = (word & NFCT_INFO) as u32;
+        // SAFETY: The packet holds its connection, a valid one or none.
+        let connection = unsafe { Connection::from_raw((word & !NFCT_INFO) as *const _) }?;
+        let direction = if info >= bindings::ip_conntrack_info_IP_CT_IS_REPLY {
+            Direction::Reply
+        } else {
+            Direction::Original
+        };
+        let established = info == bindings::ip_conntrack_info_IP_CT_ESTABLISHED
+            || info == bindings::ip_conntrack_info_IP_CT_ESTABLISHED_REPLY;
+        Some((connection, direction, established))
+    }
+
+    /// Its route.
+    pub fn route(&self) -> Option<PacketRoute<'a>> {
+        // SAFETY: A union whose other members are for other layers.
+        let word = unsafe { self.skb.__bindgen_anon_3.__bindgen_anon_1._skb_refdst };
+        let dst = NonNull::new((word & !(bindings::SKB_DST_NOREF as usize)) as *mut _)?;
+        // SAFETY: A packet in an IPv4 hook has an IPv4 route, and holds it or has it borrowed.
+        Some(unsafe { PacketRoute::new(dst, *self) })
+    }
+
+    /// Whether it is on its way to a device, rather than to this host.
+    pub fn has_destination(&self) -> bool {
+        !self.state.out.is_null()
+    }
+}
+
+/// Bits of the conntrack word that are not the entry's address (`NFCT_INFOMASK`).
+const NFCT_INFO: usize = 7;

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The devices that the fast path is attached to. Nobody lists them: a device is attached when the
+//! first flow that arrives on it is about to be learned.
+
+use core::pin::Pin;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::AcqRel;
+use core::sync::atomic::Ordering::Relaxed;
+
+use kernel::prelude::*;
+use kernel::sync::rcu;
+use kernel::sync::Arc;
+use kernel::sync::ArcBorrow;
+
+use crate::engine::key;
+use crate::instance::Instance;
+use crate::net::device::Device;
+use crate::net::device::Rtnl;
+use crate::net::hook::Hook;
+use crate::net::rcu::synchronize;
+use crate::net::rcu::RcuBox;
+use crate::net::rcu::Read;
+use crate::net::work::pinned;
+use crate::net::work::Job;
+
+/// An attached device, as the fast path sees it.
+pub struct Port {
+    /// Its number in the keys of flows.
+    pub device: key::Device,
+    /// Its number in the namespace.
+    pub index: u32,
+    /// The namespace's instance.
+    pub instance: Arc<Instance>,
+}
+
+type Attached = Arc<Hook<Port>>;
+
+/// All attached devices of a namespace. Changed under the routing netlink lock.
+pub struct Ports {
+    list: RcuBox<KVec<Attached>>,
+    /// Indexes of devices that ought to be attached; 0 stands for none.
+    wanted: [AtomicU32; WANTED],
+}
+
+/// Devices that can be waiting to be attached. One that finds no place asks again with its next packet.
+const WANTED: usize = 8;
+
+/// Where the fast path sits among the hooks of a device: behind what an administrator has there, so
+/// that a filter or a rewriting at ingress counts for fast packets, too.
+const PRIORITY: i32 = crate::net::hook::LAST;
+
+impl Ports {
+    /// None.
+    pub const fn new() -> Self {
+        Self {
+            list: RcuBox::empty(),
+            wanted: [const { AtomicU32::new(0) }; WANTED],
+        }
+    }
+
+    /// The number that the device with this index has in keys, if it is attached.
+    pub fn device(&self, read: Read<'_>, index: u32) -> Option<key::Device> {
+        let list = self.list.read(read)?;
+        list.iter()
+            .map(|hook| hook_port(hook))
+            .find(|port| port.index == index)
+            .map(|port| port.device)
+    }
+
+    /// As [`Ports::device`], from a context that is in no read side.
+    pub fn number(&self, index: u32) -> Option<key::Device> {
+        let guard = rcu::read_lock();
+        self.device(Read::of(&guard), index)
+    }
+
+    /// The index of the device with this number in keys.
+    pub fn index(&self, read: Read<'_>, device: key::Device) -> Option<u32> {
+        let list = self.list.read(read)?;
+        list.iter()
+            .map(|hook| hook_port(hook))
+            .find(|port| port.device == device)
+            .map(|port| port.index)
+    }
+
+    /// How many there are.
+    pub fn len(&self, read: Read<'_>) -> usize {
+        self.list.read(read).map_or(0, |list| list.len())
+    }
+
+    /// Asks for a device to be attached, without sleeping.
+    pub fn want(instance: &Arc<Instance>, index: u32) {
+        let wanted = &instance.ports.wanted;
+        if wanted.iter().any(|place| place.load(Relaxed) == index) {
+            return;
+        }
+        for place in wanted {
+            if place.compare_exchange(0, index, AcqRel, Relaxed).is_ok() {
+                instance.attaching.schedule(instance, 0);
+                return;
+            }
+        }
+    }
+
+    /// Attaches a device.
+    fn attach(&self, _rtnl: &Rtnl, instance: &Arc<Instance>, device: &Device) -> Result {
+        let guard = rcu::read_lock();
+        let read = Read::of(&guard);
+        if !device.is_registered()
+            || device.is_loopback()
+            || self.device(read, device.index()).is_some()
+        {
+            return Ok(());
+        }
+        let number = (0..=u16::MAX)
+            .map(key::Device)
+            .find(|number| self.index(read, *number).is_none())
+            .ok_or(ENOSPC)?;
+        drop(guard);
+        let port = Port {
+            device: number,
+            index: device.index(),
+            instance: instance.clone(),
+        };
+        // SAFETY: The namespace is there until the instance has been switched off, which detaches.
+        let hook = Arc::pin_init(unsafe { Hook::new(instance.net, port) }, GFP_KERNEL)?;
+        let mut list = self.copy_without(None)?;
+        list.push(hook.clone(), GFP_KERNEL)?;
+        let list = KBox::new(list, GFP_KERNEL)?;
+        pinned(&hook).attach(device, PRIORITY)?;
+        drop(self.list.replace(Some(list)));
+        Ok(())
+    }
+
+    /// The list, without the device with this index.
+    fn copy_without(&self, index: Option<u32>) -> Result<KVec<Attached>> {
+        // The list changes only under the routing netlink lock, which the caller holds; and copying may
+        // sleep, so the hooks are cloned one by one.
+        let mut copy = KVec::new();
+        for at in 0.. {
+            let hook = {
+                let guard = rcu::read_lock();
+                let list = self.list.read(Read::of(&guard));
+                match list.and_then(|list| list.get(at)) {
+                    Some(hook) => hook.clone(),
+                    None => break,
+                }
+            };
+            if Some(hook_port(&hook).index) != index {
+                copy.push(hook, GFP_KERNEL)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Detaches a device, if it is attached: when this returns, none of its packets is in the fast path
+    /// any more. Gives whether it was. Sleeps.
+    pub fn detach(&self, _rtnl: &Rtnl, index: u32) -> bool {
+        let hook = {
+            let guard = rcu::read_lock();
+            let list = self.list.read(Read::of(&guard));
+            list.and_then(|list| {
+                list.iter()
+                    .find(|hook| hook_port(hook).index == index)
+                    .cloned()
+            })
+        };
+        let Some(hook) = hook else {
+            return false;
+        };
+        hook.unregister();
+        match self
+            .copy_without(Some(index))
+            .and_then(|list| Ok(KBox::new(list, GFP_KERNEL)?))
+        {
+            // Waits for the packets that are in the hook.
+            Ok(list) => drop(self.list.replace(Some(list))),
+            // Without memory for a shorter list it stays in the old one, without any effect but that
+            // its index and number are not given to another one.
+            Err(_) => synchronize(),
+        }
+        true
+    }
+
+    /// Detaches all devices. Nobody may be attaching any. Sleeps.
+    pub fn detach_all(&self) {
+        let rtnl = Rtnl::lock();
+        if let Some(old) = self.list.replace(None) {
+            for hook in old.get().into_iter().flatten() {
+                hook.unregister();
+            }
+        }
+        drop(rtnl);
+        for place in &self.wanted {
+            place.store(0, Relaxed);
+        }
+    }
+}
+
+/// The port behind a hook.
+fn hook_port(hook: &Attached) -> &Port {
+    Pin::get_ref(pinned(hook).value())
+}
+
+/// Attaches the devices that are wanted.
+pub enum Attaching {}
+
+impl Job for Attaching {
+    type Owner = Instance;
+
+    fn run(instance: ArcBorrow<'_, Instance>) {
+        let instance: Arc<Instance> = instance.into();
+        let rtnl = Rtnl::lock();
+        for place in &instance.ports.wanted {
+            let index = place.swap(0, AcqRel);
+            if index == 0 || !instance.settings.is_on() {
+                continue;
+            }
+            if let Some(device) = rtnl.device(instance.net, index) {
+                // If it can't be attached its flows stay slow, and ask again.
+                let _ = instance.ports.attach(&rtnl, &instance, device);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Keeps conntrack informed of what it does not see.
+
+use crate::engine::ageing;
+use crate::engine::key::Key;
+use crate::engine::packet::Protocol;
+use crate::engine::tick::Tick;
+use crate::flow::Flow;
+use crate::instance::Instance;
+use crate::net::conntrack::Direction;
+use crate::net::rcu::Read;
+
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Brings conntrack's view of a TCP connection up to what both of its flows saw, before a packet of it
+/// returns to the slow path.
+pub fn catch_up(instance: &Instance, read: Read<'_>, flow: &Flow) {
+    let other = opposite(instance, read, flow);
+    if let Some(other) = other {
+        other.take_news();
+    }
+    flow.take_news();
+    let own = Some(flow.window.progress());
+    let others = other.map(|other| other.window.progress());
+    match flow.direction {
+        Direction::Original => flow.connection.tcp_catch_up(own, others),
+        Direction::Reply => flow.connection.tcp_catch_up(others, own),
+    };
+}
+
+/// The flow of the connection's other direction.
+fn opposite<'rcu>(instance: &'rcu Instance, read: Read<'rcu>, flow: &Flow) -> Option<&'rcu Flow> {
+    let tuple = flow.connection.tuple(flow.direction.other());
+    let protocol = Protocol::from_number(flow.key.protocol_number())?;
+    // The hash does not depend on the device, which may be any.
+    let key = Key::new(tuple.addresses, tuple.ports, protocol, flow.key.device());
+    instance.table.find(
+        read,
+        |hasher| hasher.hash(key),
+        |other| other.connection.is(&flow.connection) && other.direction != flow.direction,
+    )
+}
+
+/// Tells conntrack about the packets that it did not see since the last time, so that the connection
+/// lives as long as it would have otherwise.
+pub fn report(instance: &Instance, read: Read<'_>, flow: &Flow, now: Tick) {
+    if !flow.take_news() {
+        return;
+    }
+    let fresh = if flow.is_tcp() {
+        let own = Some(flow.window.progress());
+        let others = opposite(instance, read, flow).map(|other| other.window.progress());
+        match flow.direction {
+            Direction::Original => flow.connection.tcp_catch_up(own, others),
+            Direction::Reply => flow.connection.tcp_catch_up(others, own),
+        }
+    } else {
+        flow.fresh.load(Relaxed)
+    };
+    let left = flow.connection.left();
+    if let Some(ticks) = ageing::extension(left, flow.seen(), fresh, now) {
+        flow.connection.set_left(ticks);
+    }
+}
