@@ -49,7 +49,7 @@ endif
 
 module: prepare
 	@mkdir -p $(build)/module
-	+@$(inside) $(MAKE) -C $(kdir) M=$(root) MO=$(build)/module $(if $(LINT),CLIPPY=1) modules
+	+@$(inside) $(MAKE) -C $(kdir) M=$(root) MO=$(build)/module modules
 	@cp $(build)/module/fasttrack.ko $(build)/fasttrack.ko
 
 tool: prepare

@@ -284,7 +284,7 @@ fn write_stats(
     let stats = &instance.stats;
     let original = stats.sum_fast(Direction::Original);
     let reply = stats.sum_fast(Direction::Reply);
-    message.u32(stats_attribute::FLOWS, instance.table.len())?;
+    message.u32(stats_attribute::FLOWS, instance.table.count())?;
     message.u32(stats_attribute::TABLE_SIZE, table_size)?;
     message.u32(stats_attribute::FLOW_BYTES, size_of::<Flow>() as u32)?;
     message.u64(stats_attribute::INDEX_BYTES, index_bytes as u64)?;

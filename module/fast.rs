@@ -55,7 +55,7 @@ fn read_headers(instance: &Instance, skb: &mut Skb) -> Option<Packet> {
         Err(Unread::NotCarried) => None,
         Err(Unread::InPieces) => {
             // Whatever is shorter is no TCP segment.
-            let len = skb.len().min(packet::READ_LEN as u32);
+            let len = skb.size().min(packet::READ_LEN as u32);
             if !skb.pull(len) {
                 return None;
             }
@@ -101,7 +101,7 @@ fn admit(
     if skb.is_peculiar() {
         return Err(SlowReason::Unsupported);
     }
-    packet.check(skb.linear(), skb.len())?;
+    packet.check(skb.linear(), skb.size())?;
 
     let connection = &flow.connection;
     if connection.is_dying() {
@@ -160,7 +160,7 @@ fn forward(
     mut skb: Skb,
 ) -> Result<Sent, Skb> {
     let checksum = skb.checksum();
-    let bytes = skb.len();
+    let bytes = skb.size();
     let dscp = flow.dscp_out.load(Relaxed);
     let rewritten = match skb.writable(packet::READ_LEN as u32) {
         Ok(linear) => flow.translation.apply(packet, dscp, checksum, linear),

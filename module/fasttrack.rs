@@ -115,7 +115,7 @@ impl PerNamespace for Kept {
     type Context = Arc<Slab<Flow>>;
 
     fn id() -> &'static Id<Self::Context> {
-        static ID: Id<Arc<Slab<Flow>>> = Id::new();
+        static ID: Id<Arc<Slab<Flow>>> = Id::unregistered();
         &ID
     }
 

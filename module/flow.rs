@@ -143,7 +143,7 @@ impl Flow {
             window,
             elsewhere: [AtomicU64::new(0), AtomicU64::new(0)],
             id: seed.id,
-            link: Link::new(),
+            link: Link::unlinked(),
             fresh: AtomicU32::new(0),
         }
     }

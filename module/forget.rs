@@ -28,7 +28,7 @@ impl xfrm::Watcher for Watcher {
 
 impl device::Watcher for Watcher {
     fn device_event(rtnl: &Rtnl, device: &Device, event: Event) {
-        let Some(kept) = namespace::find_locked::<Kept>(rtnl, device.net()) else {
+        let Some(kept) = namespace::of_device::<Kept>(rtnl, device) else {
             return;
         };
         let instance = kept.instance();

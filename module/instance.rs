@@ -173,7 +173,7 @@ impl Instance {
                 settings: Settings::new(&config),
                 stats,
                 table <- Table::new(slab),
-                ports: Ports::new(),
+                ports: Ports::none(),
                 hand: AtomicUsize::new(0),
                 next_id: AtomicU64::new(1),
                 control <- new_mutex!(Control { config, running: None, over: false }),
@@ -260,10 +260,8 @@ impl Instance {
         self.table.open(config.table_size)?;
         let tracking = Tracking::new(self.net)?;
         // SAFETY: The namespace is there until it has been switched off, which drops the hook.
-        let learning = KBox::pin_init(
-            unsafe { Hook::new(self.net, Learner::new(self.clone())) },
-            GFP_KERNEL,
-        )?;
+        let hook = unsafe { Hook::new(self.net, Learner::new(self.clone())) };
+        let learning = KBox::pin_init(hook, GFP_KERNEL)?;
         learning.as_ref().begin(hook::LAST)?;
         self.settings.on.store(true, Release);
         self.ageing.schedule(self, Ageing::PERIOD);
@@ -294,8 +292,5 @@ impl Instance {
         control.over = true;
         control.config.enabled = false;
         self.switch_off(&mut control, GoneReason::Disabled);
-        drop(control);
-        // Who found this under the lock before is done with it when we have it.
-        drop(crate::net::device::Rtnl::lock());
     }
 }

@@ -52,7 +52,7 @@ const PRIORITY: i32 = crate::net::hook::LAST;
 
 impl Ports {
     /// None.
-    pub const fn new() -> Self {
+    pub const fn none() -> Self {
         Self {
             list: RcuBox::empty(),
             wanted: [const { AtomicU32::new(0) }; WANTED],
@@ -63,7 +63,7 @@ impl Ports {
     pub fn device(&self, read: Read<'_>, index: u32) -> Option<key::Device> {
         let list = self.list.read(read)?;
         list.iter()
-            .map(|hook| hook_port(hook))
+            .map(hook_port)
             .find(|port| port.index == index)
             .map(|port| port.device)
     }
@@ -78,7 +78,7 @@ impl Ports {
     pub fn index(&self, read: Read<'_>, device: key::Device) -> Option<u32> {
         let list = self.list.read(read)?;
         list.iter()
-            .map(|hook| hook_port(hook))
+            .map(hook_port)
             .find(|port| port.device == device)
             .map(|port| port.index)
     }

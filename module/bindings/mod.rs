@@ -12,6 +12,7 @@
     unsafe_op_in_unsafe_fn,
     improper_ctypes,
     clippy::all,
+    clippy::pedantic,
     clippy::undocumented_unsafe_blocks
 )]
 

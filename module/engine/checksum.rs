@@ -76,7 +76,7 @@ pub fn ipv4_header_is_valid(header: &[u8; 20]) -> bool {
     for word in header.chunks_exact(4) {
         if let [a, b, c, d] = *word {
             // Five 32-bit words cannot overflow 64 bits.
-            sum = sum.wrapping_add(u32::from_ne_bytes([a, b, c, d]) as u64);
+            sum = sum.wrapping_add(u64::from(u32::from_ne_bytes([a, b, c, d])));
         }
     }
     fold(sum) == 0xffff

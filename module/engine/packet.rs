@@ -177,7 +177,7 @@ impl Packet {
             Protocol::Tcp => IPV4_LEN + TCP_LEN,
             Protocol::Udp => IPV4_LEN + UDP_LEN,
         };
-        let total_len = self.total_len as u32;
+        let total_len = u32::from(self.total_len);
         if total_len > frame_len || total_len < least as u32 {
             return Err(SlowReason::BadHeader);
         }

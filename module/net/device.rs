@@ -152,6 +152,11 @@ impl<W: Watcher> Watch<W> {
         })
     }
 
+    /// What the kernel calls for every device and event.
+    ///
+    /// # Safety
+    ///
+    /// `info` has to be null or a valid `netdev_notifier_info`.
     unsafe extern "C" fn call(
         _block: *mut bindings::notifier_block,
         event: usize,

@@ -119,6 +119,11 @@ impl Command {
     }
 }
 
+/// What the kernel calls to have an action carried out.
+///
+/// # Safety
+///
+/// `info` has to be a valid request, checked against the action's policy.
 unsafe extern "C" fn act<A: Action>(
     _skb: *mut bindings::sk_buff,
     info: *mut bindings::genl_info,
@@ -131,6 +136,11 @@ unsafe extern "C" fn act<A: Action>(
     }
 }
 
+/// What the kernel calls to have a list continued.
+///
+/// # Safety
+///
+/// Both have to be valid.
 unsafe extern "C" fn list<L: Listing>(
     skb: *mut bindings::sk_buff,
     callback: *mut bindings::netlink_callback,
@@ -337,7 +347,7 @@ impl<'a> Request<'a> {
     ) -> Error {
         let attribute = attribute.map_or(ptr::null(), |a| a.0.as_ptr().cast_const());
         // SAFETY: The request is valid, and the text lives for ever.
-        unsafe { bindings::ft_extack(self.info.as_ptr(), why.as_ptr().cast(), attribute) };
+        unsafe { bindings::ft_extack(self.info.as_ptr(), why.as_char_ptr(), attribute) };
         error
     }
 

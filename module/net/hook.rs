@@ -119,6 +119,11 @@ impl<T: Ingress> Hook<T> {
         })
     }
 
+    /// What netfilter calls.
+    ///
+    /// # Safety
+    ///
+    /// In a read side, with the private pointer of the operations and a valid packet.
     unsafe extern "C" fn arrives(
         value: *mut c_void,
         skb: *mut bindings::sk_buff,
@@ -158,6 +163,11 @@ impl<T: PostRouting> Hook<T> {
         })
     }
 
+    /// What netfilter calls.
+    ///
+    /// # Safety
+    ///
+    /// In a read side, with the private pointer of the operations, a valid packet and a valid state.
     unsafe extern "C" fn leaves(
         value: *mut c_void,
         skb: *mut bindings::sk_buff,

@@ -15,6 +15,7 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
+use super::device::Device;
 use super::device::Rtnl;
 use super::rcu::Read;
 use crate::bindings;
@@ -59,11 +60,10 @@ impl<'a> Net<'a> {
     }
 
     /// Whether it is still in use. It is not torn down while the code is in a read side that began
-    /// before, nor while it holds the routing netlink lock.
+    /// before.
     fn is_alive(self) -> bool {
         // SAFETY: The namespace's memory is there; the count is an atomic integer.
-        let count = unsafe { bindings::ft_net_is_alive(self.0.as_ptr()) };
-        count
+        unsafe { bindings::ft_net_is_alive(self.0.as_ptr()) }
     }
 }
 
@@ -103,7 +103,7 @@ unsafe impl<C: Send + Sync> Sync for Id<C> {}
 
 impl<C> Id<C> {
     /// Not registered.
-    pub const fn new() -> Self {
+    pub const fn unregistered() -> Self {
         Self {
             number: Opaque::new(0),
             context: AtomicPtr::new(ptr::null_mut()),
@@ -159,6 +159,11 @@ impl<T: PerNamespace> Registration<T> {
         })
     }
 
+    /// What the kernel calls for a namespace that is new to the module.
+    ///
+    /// # Safety
+    ///
+    /// `net` has to be valid, and what the kernel keeps for the module there.
     unsafe extern "C" fn init(net: *mut bindings::net) -> i32 {
         // SAFETY: By the invariant; the operations are registered, or are just being.
         let Some(context) = (unsafe { T::id().context.load(Ordering::Acquire).as_ref() }) else {
@@ -178,6 +183,11 @@ impl<T: PerNamespace> Registration<T> {
         0
     }
 
+    /// What the kernel calls when a namespace, or the module, is going.
+    ///
+    /// # Safety
+    ///
+    /// As for `init`.
     unsafe extern "C" fn pre_exit(net: *mut bindings::net) {
         // SAFETY: The slot is there until `exit` has returned; what it points to, too.
         if let Some(kept) = unsafe { kept::<T>(net) } {
@@ -186,6 +196,11 @@ impl<T: PerNamespace> Registration<T> {
         }
     }
 
+    /// What the kernel calls a grace period after that.
+    ///
+    /// # Safety
+    ///
+    /// As for `init`.
     unsafe extern "C" fn exit(net: *mut bindings::net) {
         // SAFETY: The slot is there until this has returned.
         let Some(slot) = (unsafe { slot::<T>(net) }) else {
@@ -219,14 +234,14 @@ pub fn find<'rcu, T: PerNamespace>(_read: Read<'rcu>, net: Net<'_>) -> Option<Pi
     Some(unsafe { Pin::new_unchecked(kept) })
 }
 
-/// What is kept for `net`, found under the routing netlink lock.
-pub fn find_locked<'a, T: PerNamespace>(_rtnl: &'a Rtnl, net: Net<'a>) -> Option<Pin<&'a T>> {
-    // [`PerNamespace::leave`] takes the lock, so what was alive under it does not go before it is free.
-    if !net.is_alive() {
-        return None;
-    }
-    // SAFETY: So its slot is there, and what that points to, for `'a`.
-    let kept = unsafe { kept::<T>(net.as_ptr()) }?;
+/// What is kept for the namespace of a device, found under the routing netlink lock. It is found as long
+/// as there are devices in the namespace, even if that is on its way out: the devices go one after the
+/// other, and wait for whoever holds on to them.
+pub fn of_device<'a, T: PerNamespace>(_rtnl: &'a Rtnl, device: &'a Device) -> Option<Pin<&'a T>> {
+    // SAFETY: What is kept goes after the namespace's devices: those are a "pernet device" of the kernel,
+    // which are torn down before any "pernet subsys", under this lock. And a module stops listening to
+    // devices before it stops keeping anything.
+    let kept = unsafe { kept::<T>(device.net().as_ptr()) }?;
     // SAFETY: It was pinned when it was made and has not moved.
     Some(unsafe { Pin::new_unchecked(kept) })
 }

@@ -53,7 +53,7 @@ impl Neighbour {
     pub fn is_valid(&self) -> bool {
         // SAFETY: By the invariant. The kernel reads the state without a lock, too.
         let state = unsafe { addr_of!((*self.0.as_ptr()).nud_state).read_volatile() };
-        state as u32 & bindings::NUD_VALID != 0
+        u32::from(state) & bindings::NUD_VALID != 0
     }
 
     /// Whether it has been taken out of its table, so that it will never change again.

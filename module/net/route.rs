@@ -72,7 +72,7 @@ impl<'a> PacketRoute<'a> {
     pub fn is_transformed(self) -> bool {
         // SAFETY: The packet holds its route.
         let (state, flags) = unsafe { ((*self.dst.as_ptr()).xfrm, (*self.dst.as_ptr()).flags) };
-        !state.is_null() || flags as u32 & bindings::DST_XFRM_QUEUE != 0
+        !state.is_null() || u32::from(flags) & bindings::DST_XFRM_QUEUE != 0
     }
 
     /// Whether it is a plain unicast route through a device: sent by `ip_output`, and by nothing that

@@ -133,7 +133,7 @@ impl Skb {
 
     /// Length from the network header on.
     #[inline]
-    pub fn len(&self) -> u32 {
+    pub fn size(&self) -> u32 {
         self.raw().len
     }
 
@@ -157,7 +157,7 @@ impl Skb {
     /// Whether it is too large for `mtu`, segment by segment if it is made of several.
     #[inline]
     pub fn exceeds(&mut self, mtu: u32) -> bool {
-        self.len() > mtu && self.exceeds_by_segment(mtu)
+        self.size() > mtu && self.exceeds_by_segment(mtu)
     }
 
     #[cold]
@@ -195,7 +195,7 @@ impl Skb {
     /// If there is no memory. The packet is as it was.
     #[inline]
     pub fn trim(&mut self, len: u32) -> Result<(), NoMemory> {
-        if self.len() == len {
+        if self.size() == len {
             return Ok(());
         }
         self.cut(len)

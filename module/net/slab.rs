@@ -32,7 +32,7 @@ impl<T> Slab<T> {
         // SAFETY: The name lives for ever; size and alignment are those of a Rust type.
         let cache = unsafe {
             bindings::ft_cache_create(
-                name.as_ptr().cast(),
+                name.as_char_ptr(),
                 size_of::<T>() as u32,
                 align_of::<T>() as u32,
             )

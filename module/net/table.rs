@@ -41,7 +41,7 @@ pub struct Link<T>(AtomicPtr<T>);
 
 impl<T> Link<T> {
     /// Not in the list.
-    pub const fn new() -> Self {
+    pub const fn unlinked() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 }
@@ -355,7 +355,7 @@ impl<T: Entry> Table<T> {
     }
 
     /// Entries in the table.
-    pub fn len(&self) -> u32 {
+    pub fn count(&self) -> u32 {
         self.state.lock().writer.used()
     }
 

@@ -107,7 +107,11 @@ impl<J: Job> Work<J> {
         self.owner.store(owner, Ordering::Release);
     }
 
-    /// What the workqueue calls.
+    /// What the kernel calls when the time has come.
+    ///
+    /// # Safety
+    ///
+    /// `work` has to be the first member of a [`Work`] that was scheduled.
     unsafe extern "C" fn run(work: *mut bindings::work_struct) {
         // SAFETY: The work struct is the first member of `delayed_work`, and that of `Self`; both are
         // `repr(C)`. The kernel calls this with the work that `new` initialised.

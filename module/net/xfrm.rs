@@ -62,6 +62,11 @@ impl<W: Watcher> Watch<W> {
         })
     }
 
+    /// What the kernel calls when a policy changes.
+    ///
+    /// # Safety
+    ///
+    /// `policy` has to be null or valid, `event` valid.
     unsafe extern "C" fn policy(
         policy: *mut bindings::xfrm_policy,
         _direction: i32,
@@ -80,6 +85,11 @@ impl<W: Watcher> Watch<W> {
         unsafe { Self::tell(net) }
     }
 
+    /// What the kernel calls when a state changes.
+    ///
+    /// # Safety
+    ///
+    /// `state` has to be null or valid, `event` valid.
     unsafe extern "C" fn state(
         state: *mut bindings::xfrm_state,
         event: *const bindings::km_event,
@@ -96,6 +106,11 @@ impl<W: Watcher> Watch<W> {
         unsafe { Self::tell(net) }
     }
 
+    /// What the kernel calls to have a state negotiated, which this manager does not do.
+    ///
+    /// # Safety
+    ///
+    /// None.
     unsafe extern "C" fn acquire(
         _state: *mut bindings::xfrm_state,
         _template: *mut bindings::xfrm_tmpl,
@@ -104,6 +119,11 @@ impl<W: Watcher> Watch<W> {
         EINVAL.to_errno()
     }
 
+    /// What the kernel calls to have a policy for a socket read, which this manager does not do.
+    ///
+    /// # Safety
+    ///
+    /// `error` has to be valid for a write.
     unsafe extern "C" fn compile_policy(
         _socket: *mut bindings::sock,
         _option: i32,
