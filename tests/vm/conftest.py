@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What every test begins and ends with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import kernel  # noqa: E402
+from lab.topology import Tunnel, Router  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_kernel():
+    """Has the kernel load and allocate what it keeps for ever, once."""
+    Router(controlled=False).remove()
+    kernel.wait_until(lambda: kernel.namespaces() <= 1, 15, pause=0.3)
+
+
+@pytest.fixture(autouse=True)
+def clean_kernel(warm_kernel):
+    """The module is there during the test. After it the module can be unloaded, nothing is left of
+    what the test made, and the kernel has not complained."""
+    log = kernel.Log()
+    spaces = kernel.namespaces()
+    kernel.load()
+    yield
+    if kernel.loaded():
+        kernel.unload()
+    complaints = log.complaints()
+    log.close()
+    assert not complaints, complaints
+    kernel.wait_until(lambda: kernel.namespaces() <= spaces, 15,
+                      "the removal of the test's namespaces", pause=0.3)
+
+
+@pytest.fixture
+def router():
+    """A router between a LAN and a WAN."""
+    topology = Router()
+    yield topology
+    topology.remove()
+
+
+@pytest.fixture
+def tunnel():
+    """Two gateways with an ESP tunnel between their LANs, and a stranger on the WAN."""
+    topology = Tunnel()
+    yield topology
+    topology.remove()

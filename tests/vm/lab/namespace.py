@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Network namespaces that stand for hosts."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+_HOME = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Namespace:
+    """A host: a network namespace with a name.
+
+    Sockets are made inside it and used from outside: a socket stays in the namespace that it was
+    made in, so one test can play every host of a topology without starting a process for each.
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self._jobs = []
+        _run(["ip", "netns", "add", name])
+        self._fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self.run("ip", "link", "set", "lo", "up")
+        # Chatter of the stack's own would be counted with the test's packets.
+        self.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+        self.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
+
+    @contextlib.contextmanager
+    def inside(self):
+        """Everything that is opened in this context belongs to the namespace."""
+        os.setns(self._fd, os.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            os.setns(_HOME, os.CLONE_NEWNET)
+
+    def run(self, *command, check=True, stdin=None):
+        """Runs a command; gives what it printed. Fails with its complaint if it fails."""
+        return _run(["ip", "netns", "exec", self.name, *map(str, command)], check, stdin)
+
+    def status(self, *command):
+        """Runs a command; gives the finished process, whatever its status."""
+        return subprocess.run(["ip", "netns", "exec", self.name, *map(str, command)],
+                              capture_output=True, text=True, timeout=60, check=False)
+
+    def start(self, *command, **options):
+        """Starts a command that goes on until the namespace is removed."""
+        options.setdefault("stdout", subprocess.DEVNULL)
+        options.setdefault("stderr", subprocess.DEVNULL)
+        job = subprocess.Popen(["ip", "netns", "exec", self.name, *map(str, command)], **options)
+        self._jobs.append(job)
+        return job
+
+    def ip(self, *arguments):
+        """`ip` with the given arguments."""
+        return _run(["ip", "-n", self.name, *map(str, arguments)])
+
+    def nft(self, rules):
+        """Loads an nft script."""
+        with self.inside():
+            return _run(["nft", "-f", "-"], stdin=rules)
+
+    def sysctl(self, name, value):
+        """Sets a sysctl of the namespace."""
+        with self.inside():
+            Path("/proc/sys", *name.split(".")).write_text(f"{value}\n", encoding="ascii")
+
+    def socket(self, *arguments):
+        """A socket in the namespace."""
+        with self.inside():
+            return socket.socket(*arguments)
+
+    def mac(self, device):
+        """The link-layer address of a device."""
+        with self.inside(), socket.socket() as any_socket:
+            return _hardware_address(any_socket, device)
+
+    def index(self, device):
+        """The number of a device."""
+        with self.inside():
+            return socket.if_nametoindex(device)
+
+    def counter(self, table, name):
+        """Packets that a named nft counter has counted."""
+        text = self.run("nft", "list", "counter", *table.split(), name)
+        words = text.split()
+        return int(words[words.index("packets") + 1])
+
+    def remove(self):
+        """Ends what was started, and removes the namespace."""
+        for job in self._jobs:
+            job.kill()
+            job.wait()
+        os.close(self._fd)
+        _run(["ip", "netns", "del", self.name])
+
+
+def _run(command, check=True, stdin=None):
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120,
+                          check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _hardware_address(any_socket, device):
+    import fcntl
+    siocgifhwaddr = 0x8927
+    request = ctypes.create_string_buffer(device.encode(), 40)
+    fcntl.ioctl(any_socket, siocgifhwaddr, request)
+    return request.raw[18:24].hex(":")

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Traffic between hosts: datagrams and streams that are checked, frames made by hand, captures."""
+
+import select
+import socket
+import struct
+import time
+
+ETH_P_ALL = 3
+ETH_P_IP = 0x0800
+SO_NO_CHECK = 11
+
+
+class Datagrams:
+    """A UDP conversation between a client and a server that echoes."""
+
+    def __init__(self, client, server, address, port=7, source=None, listen=None):
+        self._server = server.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._server.bind(listen or ("0.0.0.0", port))
+        self._client = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if source:
+            self._client.bind(source)
+        self._client.connect((address, port))
+        self._sent = 0
+        #: Where the server sees the client's datagrams come from.
+        self.seen_from = None
+
+    @property
+    def source(self):
+        """The client's own address and port."""
+        return self._client.getsockname()
+
+    def request(self, size=32, timeout=2.0):
+        """One datagram to the server. Gives whether it arrived, unchanged."""
+        payload = self._payload(size)
+        self._client.send(payload)
+        self._server.settimeout(timeout)
+        try:
+            received, self.seen_from = self._server.recvfrom(65536)
+        except TimeoutError:
+            return False
+        assert received == payload
+        return True
+
+    def reply(self, size=32, timeout=2.0):
+        """One datagram back to the client. Gives whether it arrived, unchanged."""
+        payload = self._payload(size)
+        self._server.sendto(payload, self.seen_from)
+        self._client.settimeout(timeout)
+        try:
+            received = self._client.recv(65536)
+        except TimeoutError:
+            return False
+        assert received == payload
+        return True
+
+    def exchange(self, count=1, size=32):
+        """`count` datagrams each way, all of which have to arrive."""
+        for _ in range(count):
+            assert self.request(size), "a request was lost"
+            assert self.reply(size), "a reply was lost"
+
+    def warm_up(self):
+        """Lets both directions be learned and confirmed."""
+        self.exchange(2)
+        # The devices are attached after the first packets asked for it.
+        time.sleep(0.3)
+        self.exchange(3)
+
+    def set_tos(self, tos):
+        """The type of service of the client's datagrams from now on."""
+        self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+
+    def set_ttl(self, ttl):
+        """Their time to live."""
+        self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+
+    def set_do_not_fragment(self, wanted=True):
+        """Whether they must not be fragmented."""
+        ip_mtu_discover, dont, do = 10, 0, 2
+        self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do if wanted else dont)
+
+    def set_checksum(self, wanted):
+        """Whether they have a UDP checksum."""
+        self._client.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 0 if wanted else 1)
+
+    def close(self):
+        """Ends it."""
+        self._client.close()
+        self._server.close()
+
+    def _payload(self, size):
+        self._sent += 1
+        return struct.pack("!I", self._sent).ljust(size, b"\xa5")
+
+
+class Stream:
+    """A TCP connection between a client and a server, both of which the test plays."""
+
+    def __init__(self, client, server, address, port=80, listen=None):
+        self._listener = server.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(listen or ("0.0.0.0", port))
+        self._listener.listen()
+        self.client = client.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.client.settimeout(5)
+        self.client.connect((address, port))
+        self._listener.settimeout(5)
+        self.server, self.seen_from = self._listener.accept()
+        self.server.settimeout(5)
+        for end in (self.client, self.server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, data=b"x" * 100, back=False):
+        """Data one way, which has to arrive."""
+        source, sink = (self.server, self.client) if back else (self.client, self.server)
+        source.setblocking(False)
+        sink.setblocking(False)
+        sent, received = 0, bytearray()
+        deadline = time.monotonic() + 30
+        while len(received) < len(data):
+            assert time.monotonic() < deadline, f"only {len(received)} of {len(data)} bytes arrived"
+            writing = [source] if sent < len(data) else []
+            readable, writable, _ = select.select([sink], writing, [], 1)
+            if writable:
+                sent += source.send(data[sent:sent + 262144])
+            if readable:
+                received += sink.recv(262144)
+        assert bytes(received) == data, "the data arrived changed"
+
+    def exchange(self, count=1, size=100):
+        """`count` messages each way."""
+        for n in range(count):
+            self.send(bytes([n % 251]) * size)
+            self.send(bytes([n % 241]) * size, back=True)
+
+    def warm_up(self):
+        """Lets both directions be learned and confirmed."""
+        self.exchange(2)
+        time.sleep(0.3)
+        self.exchange(3)
+
+    def close(self):
+        """Ends it in an orderly way."""
+        self.client.close()
+        self.server.close()
+        self._listener.close()
+
+    def reset(self):
+        """Has the client reset it."""
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.client.close()
+
+
+class Wire:
+    """Frames as they are on a device: put there, and seen there."""
+
+    def __init__(self, namespace, device, incoming=True, outgoing=True):
+        self._wanted = (incoming, outgoing)
+        self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.bind((device, ETH_P_ALL))
+
+    def put(self, frame):
+        """Sends a frame."""
+        self._socket.send(bytes(frame))
+
+    def frames(self, seconds=0.3):
+        """The IPv4 frames that were seen since the last call, and in the next moment."""
+        incoming, outgoing = self._wanted
+        found = []
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([self._socket], [], [], left)[0]:
+                break
+            frame, address = self._socket.recvfrom(65536)
+            is_outgoing = address[2] == socket.PACKET_OUTGOING
+            if address[1] == ETH_P_IP and (outgoing if is_outgoing else incoming):
+                found.append(frame)
+        return found
+
+    def packets(self, source=None, destination=None, protocol=None, seconds=0.3):
+        """The same, as scapy packets, of those with the given addresses and protocol number."""
+        from scapy.layers.l2 import Ether
+        from scapy.layers.inet import IP
+        parsed = (Ether(frame) for frame in self.frames(seconds))
+        return [packet for packet in parsed
+                if IP in packet
+                and source in (None, packet[IP].src)
+                and destination in (None, packet[IP].dst)
+                and protocol in (None, packet[IP].proto)]
+
+    def close(self):
+        """Gives the socket back."""
+        self._socket.close()

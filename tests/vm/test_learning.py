@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is learned, and what never is."""
+
+import time
+
+import pytest
+
+from lab.kernel import wait_until
+from lab.traffic import Datagrams, Stream
+
+
+def nothing_fast(router, conversation, reason, count=20):
+    """Runs a conversation of which no packet may be fast, all for one reason."""
+    conversation.warm_up()
+    before = router.control.stats()
+    conversation.exchange(count)
+    after = router.control.stats() - before
+    assert after.fast == 0
+    assert after.slow[reason] >= 2 * count, after.reasons()
+    return after
+
+
+@pytest.fixture
+def datagrams(router):
+    return router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+
+
+def test_switched_off_nothing_is_learned(router, datagrams):
+    datagrams.warm_up()
+    datagrams.exchange(10)
+    stats = router.control.stats()
+    assert (stats.fast, stats.flows, stats.devices, sum(stats.slow.values())) == (0, 0, 0, 0)
+
+
+def test_one_way_traffic_is_not_established(router, datagrams):
+    router.control.enable()
+    for _ in range(20):
+        assert datagrams.request()
+    stats = router.control.stats()
+    assert (stats.fast, stats.learned) == (0, 0)
+    assert stats.reasons() == {"not-established": 20}
+
+
+def test_each_direction_is_learned_from_its_own_packets(router, datagrams):
+    router.control.enable()
+    datagrams.exchange(1)
+    time.sleep(0.3)
+    for _ in range(10):
+        assert datagrams.reply()
+    flows = router.control.flows()
+    assert [flow["reply"] for flow in flows] == [1]
+    flow, = flows
+    assert flow["source"] == router.WAN and flow["nat-destination"] == router.LAN
+    assert flow["in-ifindex"] == router.router.index("wan0")
+    assert flow["out-ifindex"] == router.router.index("lan0")
+
+
+def test_devices_are_attached_by_themselves_and_only_those(router, datagrams):
+    router.control.enable()
+    assert router.control.stats().devices == 0
+    datagrams.warm_up()
+    assert router.control.stats().devices == 2
+
+
+def test_the_marked_stay_slow(router, datagrams):
+    router.router.nft("""
+        table ip mark_all {
+            chain forward {
+                type filter hook forward priority mangle;
+                ct mark set ct mark or 0x08000000
+            }
+        }
+    """)
+    router.control.enable()
+    nothing_fast(router, datagrams, "marked")
+
+
+def test_only_the_masked_bits_count(router, datagrams):
+    router.router.nft("""
+        table ip mark_all {
+            chain forward {
+                type filter hook forward priority mangle;
+                ct mark set 0xf7ffffff
+            }
+        }
+    """)
+    router.control.enable()
+    datagrams.warm_up()
+    before = router.control.stats()
+    datagrams.exchange(20)
+    assert (router.control.stats() - before).fast >= 38
+    router.control.set(mark_value=0x10, mark_mask=0xf0)
+    datagrams.exchange(5)
+    before = router.control.stats()
+    datagrams.exchange(20)
+    assert (router.control.stats() - before).fast >= 38
+    router.control.set(mark_value=0xf0, mark_mask=0xf0)
+    nothing_fast(router, datagrams, "marked")
+
+
+def test_untracked_stays_slow(router, datagrams):
+    router.router.nft("""
+        table ip no_tracking {
+            chain prerouting {
+                type filter hook prerouting priority raw;
+                notrack
+            }
+        }
+        flush chain ip filter forward
+        add rule ip filter forward accept
+    """)
+    router.control.enable()
+    nothing_fast(router, datagrams, "untracked")
+
+
+def test_connections_with_a_helper_stay_slow(router):
+    router.router.nft("""
+        table ip helpers {
+            ct helper ftp-standard {
+                type "ftp" protocol tcp
+            }
+            chain prerouting {
+                type filter hook prerouting priority filter;
+                tcp dport 21 ct helper set "ftp-standard"
+            }
+        }
+    """)
+    router.control.enable()
+    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN, 21))
+    nothing_fast(router, stream, "helper")
+
+
+def test_a_related_connection_is_fast_once_established(router):
+    """The data connection of FTP: expected by the control connection, which stays slow."""
+    router.router.nft("""
+        table ip helpers {
+            ct helper ftp-standard {
+                type "ftp" protocol tcp
+            }
+            chain prerouting {
+                type filter hook prerouting priority filter;
+                tcp dport 21 ct helper set "ftp-standard"
+            }
+        }
+    """)
+    router.control.enable()
+    control = router.until_removed(Stream(router.lan, router.wan, router.WAN, 21))
+    control.send(b"227 Entering Passive Mode (192,0,2,2,200,10)\r\n", back=True)
+    data = router.until_removed(Stream(router.lan, router.wan, router.WAN, 200 * 256 + 10))
+    data.warm_up()
+    before = router.control.stats()
+    data.exchange(20)
+    assert (router.control.stats() - before).fast >= 38
+
+
+def test_the_handshake_is_slow_and_the_stream_fast(router):
+    router.control.enable()
+    # A first connection attaches the devices.
+    router.until_removed(Stream(router.lan, router.wan, router.WAN, 81)).warm_up()
+    before = router.control.stats()
+    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN))
+    stream.exchange(30)
+    after = router.control.stats() - before
+    assert after.fast >= 50, after.reasons()
+    assert after.slow["not-established"] >= 1
+    flows = router.control.flows(**{"protocol": "0x6"})
+    assert {flow["reply"] for flow in flows if flow["packets"] > 20} == {0, 1}
+
+
+def test_rewriting_that_is_no_nat_stays_slow(router, datagrams):
+    router.router.nft("""
+        table ip rewriting {
+            chain postrouting {
+                type filter hook postrouting priority 200;
+                oifname "wan0" udp dport 7 udp dport set 9
+            }
+        }
+    """)
+    router.control.enable()
+    server = router.until_removed(Datagrams(router.lan, router.wan, router.WAN, 9))
+    assert not datagrams.request(timeout=0.2)
+    datagrams.warm_up = lambda: None
+    before = router.control.stats()
+    for _ in range(5):
+        datagrams.request(timeout=0.05)
+    stats = router.control.stats() - before
+    assert stats.fast == 0
+    del server
+
+
+def test_nothing_local_is_learned(router):
+    """Traffic of the router's own is none of fasttrack's."""
+    router.control.enable()
+    own = router.until_removed(Datagrams(router.lan, router.router, router.LAN_GATEWAY))
+    own.warm_up()
+    own.exchange(10)
+    stats = router.control.stats()
+    assert (stats.fast, stats.learned, sum(stats.slow.values())) == (0, 0, 0)
+
+
+def test_a_full_table_leaves_new_flows_slow_and_old_ones_fast(router):
+    router.control.enable(table_size=16)
+    conversations = [router.until_removed(Datagrams(router.lan, router.wan, router.WAN, 1000 + n))
+                     for n in range(12)]
+    conversations[0].warm_up()
+    for conversation in conversations[1:]:
+        conversation.exchange(4)
+    stats = router.control.stats()
+    assert stats.flows == 16
+    assert stats.slow["table-full"] > 0
+    before = router.control.stats()
+    conversations[0].exchange(20)
+    after = router.control.stats() - before
+    assert after.fast >= 38, after.reasons()
+    # As flows go, others get their place.
+    router.control.flush()
+    wait_until(lambda: conversations[-1].exchange(3) or router.control.stats().flows >= 2)
