@@ -206,7 +206,7 @@ fn stay_slow(
         }
         _ => {}
     }
-    if flow.is_tcp() && reason != SlowReason::OtherHost {
+    if reason != SlowReason::OtherHost {
         track::catch_up(instance, read, flow);
     }
     skb

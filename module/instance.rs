@@ -38,6 +38,7 @@ use crate::notify;
 use crate::port::Attaching;
 use crate::port::Ports;
 use crate::stats::Stats;
+use crate::track;
 
 /// What fasttrack keeps for a network namespace.
 ///
@@ -187,10 +188,23 @@ impl Instance {
         self.next_id.fetch_add(1, Relaxed)
     }
 
-    /// Takes a flow out of the table, if nobody else does.
+    /// Takes a flow out of the table, if nobody else does. With one direction of a TCP connection goes
+    /// the other: see [`track`].
     pub fn drop_flow(&self, read: Read<'_>, flow: &Flow, reason: GoneReason) {
-        if self.table.remove(read, flow) {
-            self.account_gone(flow, reason);
+        let other = flow
+            .is_tcp()
+            .then(|| track::opposite(self, read, flow))
+            .flatten();
+        // Their next packets meet conntrack, which has to know by then how far the others got.
+        let now = time::now();
+        for flow in [Some(flow), other].into_iter().flatten() {
+            flow.validity.revoke(now);
+        }
+        track::catch_up(self, read, flow);
+        for flow in [Some(flow), other].into_iter().flatten() {
+            if self.table.remove(read, flow) {
+                self.account_gone(flow, reason);
+            }
         }
     }
 
@@ -276,12 +290,15 @@ impl Instance {
         let Some(running) = control.running.take() else {
             return;
         };
-        // First no more flows are learned, so no more devices are attached; then no more packets come.
+        // First no packet is forwarded any more, and no flow learned or device attached. Then conntrack is
+        // told how far each flow got, while packets that come in between tell it themselves. Then they go.
+        self.settings.begin_epoch();
         running.learning.unregister();
         synchronize();
         self.attaching.cancel();
+        self.drop_flows(|_| Some(reason));
         self.ports.detach_all();
-        self.table.close(|flow| self.account_gone(flow, reason));
+        self.table.close();
         self.table.reclaim();
         self.ageing.cancel();
     }

@@ -40,6 +40,7 @@ use crate::net::table::NotAdded;
 use crate::net::time;
 use crate::notify;
 use crate::port::Ports;
+use crate::track;
 
 /// The hook's value.
 pub struct Learner {
@@ -153,7 +154,7 @@ impl Seen<'_> {
         );
         match (judged, flow, key) {
             (Ok(route), Some(flow), _) if self.still_describes(flow, route) => {
-                self.confirm(instance, flow, route)
+                self.confirm(instance, read, flow, route)
             }
             (Ok(route), Some(flow), _) => {
                 // It was counted at ingress.
@@ -221,6 +222,7 @@ impl Seen<'_> {
     fn confirm(
         &self,
         instance: &Instance,
+        read: Read<'_>,
         flow: &Flow,
         route: PacketRoute<'_>,
     ) -> Result<(), SlowReason> {
@@ -235,6 +237,9 @@ impl Seen<'_> {
                 Ok(())
             };
         };
+        if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
+            return Ok(());
+        }
         flow.dscp_in.store(dscp, Relaxed);
         flow.dscp_out.store(self.header.dscp, Relaxed);
         flow.mtu.store(route.mtu(), Relaxed);
@@ -298,6 +303,10 @@ impl Seen<'_> {
                 }
                 let added = instance.table.replace(read, old, new, same);
                 instance.account_gone(old, GoneReason::Replaced);
+                if added.is_err() {
+                    // Takes the other direction with it.
+                    instance.drop_flow(read, old, GoneReason::Replaced);
+                }
                 added
             }
             None => instance.table.add(read, new, same),
@@ -308,7 +317,7 @@ impl Seen<'_> {
                 notify::flow_new(instance, flow);
                 if old.is_some() {
                     // The packet that brought the news confirms the new memo.
-                    let _ = self.confirm(instance, flow, route);
+                    let _ = self.confirm(instance, read, flow, route);
                 }
                 Ok(())
             }

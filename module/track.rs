@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Keeps conntrack informed of what it does not see.
+//!
+//! For TCP that is how far each side got in its sequence space. Conntrack has to be told before it sees
+//! the connection's next packet, in whichever direction: an acknowledgement of data that it did not see
+//! is invalid to it, and then not even translated. The fast path tells it for every packet that it sends
+//! on to the slow path. But that packet has to have met the fast path: so a flow of a TCP connection is
+//! fast only while there is a flow of the other direction, too.
 
 use crate::engine::ageing;
 use crate::engine::key::Key;
@@ -13,9 +19,12 @@ use crate::net::rcu::Read;
 
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Brings conntrack's view of a TCP connection up to what both of its flows saw, before a packet of it
-/// returns to the slow path.
+/// Brings conntrack's view of a connection up to what both of its flows saw, before a packet of it returns
+/// to the slow path. Only of TCP does conntrack know more than when the last packet came.
 pub fn catch_up(instance: &Instance, read: Read<'_>, flow: &Flow) {
+    if !flow.is_tcp() {
+        return;
+    }
     let other = opposite(instance, read, flow);
     if let Some(other) = other {
         other.take_news();
@@ -30,7 +39,11 @@ pub fn catch_up(instance: &Instance, read: Read<'_>, flow: &Flow) {
 }
 
 /// The flow of the connection's other direction.
-fn opposite<'rcu>(instance: &'rcu Instance, read: Read<'rcu>, flow: &Flow) -> Option<&'rcu Flow> {
+pub fn opposite<'rcu>(
+    instance: &'rcu Instance,
+    read: Read<'rcu>,
+    flow: &Flow,
+) -> Option<&'rcu Flow> {
     let tuple = flow.connection.tuple(flow.direction.other());
     let protocol = Protocol::from_number(flow.key.protocol_number())?;
     // The hash does not depend on the device, which may be any.

@@ -148,17 +148,17 @@ impl<T: Entry> Table<T> {
             },
             GFP_KERNEL,
         )?;
-        self.put(Some(active), |_| ());
+        self.put(Some(active));
         Ok(())
     }
 
-    /// Takes out every entry, after showing it to `last_words`, and closes the table.
-    pub fn close(&self, last_words: impl FnMut(&T)) {
-        self.put(None, last_words);
+    /// Takes out every entry, and closes the table.
+    pub fn close(&self) {
+        self.put(None);
     }
 
     /// Replaces the index and takes all entries of the old one out.
-    fn put(&self, new: Option<KBox<Active>>, mut last_words: impl FnMut(&T)) {
+    fn put(&self, new: Option<KBox<Active>>) {
         let mut state = self.state.lock();
         state.generation = state.generation.wrapping_add(1);
         let Some(old) = self.active.replace(new) else {
@@ -171,7 +171,6 @@ impl<T: Entry> Table<T> {
                     // SAFETY: By the invariant the reference leads to a live entry, which can't be
                     // dropped before it is in the list of dead ones and the lock is free.
                     let entry = unsafe { resolve::<T>(reference).as_ref() };
-                    last_words(entry);
                     state.bury(entry);
                 });
             }
@@ -379,7 +378,7 @@ impl<T> State<T> {
 #[pinned_drop]
 impl<T: Entry> PinnedDrop for Table<T> {
     fn drop(self: Pin<&mut Self>) {
-        self.close(|_| ());
+        self.close();
         self.reclaim();
     }
 }
