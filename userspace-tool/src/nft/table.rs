@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What is in the table, and why.
+//!
+//! ```text
+//! table inet fasttrack {
+//!     chain mark_decrypted {
+//!         type filter hook prerouting priority mangle; policy accept;
+//!         meta ipsec exists counter ct mark & 0x08000000 != 0x08000000 ct mark set ct mark | 0x08000000
+//!     }
+//!     chain mark_forward {
+//!         type filter hook forward priority mangle; policy accept;
+//!         rt ipsec exists counter ct mark & 0x08000000 != 0x08000000 ct mark set ct mark | 0x08000000
+//!     }
+//!     chain mark_encrypted {
+//!         type filter hook postrouting priority 150; policy accept;
+//!         rt ipsec exists counter ct mark & 0x08000000 != 0x08000000 ct mark set ct mark | 0x08000000
+//!     }
+//!     chain nat_bypass {
+//!         type nat hook postrouting priority srcnat - 1; policy accept;
+//!         rt ipsec exists meta nfproto ipv4 counter snat ip to ip saddr
+//!         rt ipsec exists meta nfproto ipv6 counter snat ip6 to ip6 saddr
+//!     }
+//! }
+//! ```
+//!
+//! **Inbound** packets show that they were decrypted by their secpath. It is looked at in
+//! prerouting, since with packet offload it is gone by forward; at `mangle`, which is after
+//! conntrack, so that there is a connection to mark.
+//!
+//! **Outbound** packets show that they will be encrypted by their route. In forward it is looked at
+//! early, at `mangle`, so that the filter rules see the mark. But source NAT can move a connection
+//! into an IPsec policy, and then only postrouting after source NAT (100) shows it; 150 is after it
+//! and before the module learns.
+//!
+//! **The bypass** keeps source NAT away from what is to be encrypted. Without it a masquerade rule
+//! rewrites the source, the policy matches no longer, and the packets leave in clear. An `accept`
+//! would not do: it ends this chain only, and the next nat chain binds the connection. Source NAT to
+//! the address that it has anyway takes the binding, and the later chains are skipped.
+//!
+//! All this is about policies. Traffic through an xfrm or vti device is encrypted behind that device
+//! and shows no transform in front of it, so that outbound nothing matches; decrypted, it has a
+//! secpath like any other. So says the kernel's source; it was not tried.
+
+use std::ffi::CStr;
+
+use nftnl::Batch;
+use nftnl::Chain;
+use nftnl::ChainType;
+use nftnl::FinalizedBatch;
+use nftnl::Hook;
+use nftnl::MsgType;
+use nftnl::Policy;
+use nftnl::ProtoFamily;
+use nftnl::Rule;
+use nftnl::Table;
+use nftnl::expr::Immediate;
+use nftnl::expr::Nat;
+use nftnl::expr::NatType;
+use nftnl::expr::Register;
+use nftnl::nft_expr;
+
+use super::Error;
+use super::expr::RouteIpsec;
+use super::expr::Secpath;
+use crate::mark::Mark;
+
+/// The table's name for libnftnl; the same as [`super::TABLE`].
+pub const NAME: &CStr = c"fasttrack";
+
+/// Priority `mangle`: after conntrack (-200), before filtering (0).
+const MANGLE: i32 = -150;
+/// After `srcnat` (100).
+const AFTER_SOURCE_NAT: i32 = 150;
+/// `srcnat - 1`: before everybody else's source NAT.
+const BEFORE_SOURCE_NAT: i32 = 99;
+
+fn table() -> Table {
+    Table::new(NAME, ProtoFamily::Inet)
+}
+
+/// A transaction that leaves no table.
+///
+/// Deleting what is not there is an error that would undo the transaction, so the table is added
+/// first. The newer `NFT_MSG_DESTROYTABLE` would do the same with one message, on newer kernels.
+pub fn removal() -> FinalizedBatch {
+    let mut batch = Batch::new();
+    let table = table();
+    batch.add(&table, MsgType::Add);
+    batch.add(&table, MsgType::Del);
+    batch.finalize()
+}
+
+/// A transaction that leaves the table as described above, whatever was there under its name.
+///
+/// An empty mask means that no mark excludes a connection: then only the bypass remains.
+// One function, since a rule borrows its chain and a chain its table. The batch holds copies.
+pub fn replacement(mark: Mark) -> Result<FinalizedBatch, Error> {
+    let secpath = Secpath::new()?;
+    let route = RouteIpsec::new()?;
+    let mut batch = Batch::new();
+    let table = table();
+    // Kernel handles and counters start anew; the packets in between see one table or the other.
+    batch.add(&table, MsgType::Add);
+    batch.add(&table, MsgType::Del);
+    batch.add(&table, MsgType::Add);
+
+    if mark.mask != 0 {
+        let chain = add_chain(
+            &mut batch,
+            &table,
+            c"mark_decrypted",
+            ChainType::Filter,
+            Hook::PreRouting,
+            MANGLE,
+        );
+        let mut rule = Rule::new(&chain);
+        rule.add_expr(&secpath);
+        rule.add_expr(&nft_expr!(cmp == 1u8));
+        add_marking(&mut rule, mark);
+        finish(&mut batch, rule, c"keep connections that IPsec decrypts off the fast path");
+
+        for (name, hook, priority, comment) in [
+            (
+                c"mark_forward",
+                Hook::Forward,
+                MANGLE,
+                c"keep connections that IPsec will encrypt off the fast path",
+            ),
+            (
+                c"mark_encrypted",
+                Hook::PostRouting,
+                AFTER_SOURCE_NAT,
+                c"likewise, where source NAT made IPsec apply",
+            ),
+        ] {
+            let chain = add_chain(&mut batch, &table, name, ChainType::Filter, hook, priority);
+            let mut rule = Rule::new(&chain);
+            rule.add_expr(&route);
+            rule.add_expr(&nft_expr!(cmp == 1u8));
+            add_marking(&mut rule, mark);
+            finish(&mut batch, rule, comment);
+        }
+    }
+
+    let chain = add_chain(
+        &mut batch,
+        &table,
+        c"nat_bypass",
+        ChainType::Nat,
+        Hook::PostRouting,
+        BEFORE_SOURCE_NAT,
+    );
+    for (family, comment) in [
+        (ProtoFamily::Ipv4, c"no source NAT for what IPsec will encrypt: it would leave in clear"),
+        (ProtoFamily::Ipv6, c"likewise for IPv6"),
+    ] {
+        let mut rule = Rule::new(&chain);
+        rule.add_expr(&route);
+        rule.add_expr(&nft_expr!(cmp == 1u8));
+        // In an inet table the kernel takes a NAT expression for one family only behind a match
+        // on it.
+        rule.add_expr(&nft_expr!(meta nfproto));
+        rule.add_expr(&nft_expr!(cmp == family as u8));
+        rule.add_expr(&nft_expr!(counter));
+        match family {
+            ProtoFamily::Ipv4 => rule.add_expr(&nft_expr!(payload ipv4 saddr)),
+            _ => rule.add_expr(&nft_expr!(payload ipv6 saddr)),
+        }
+        rule.add_expr(&Nat {
+            nat_type: NatType::SNat,
+            family,
+            ip_register: Register::Reg1,
+            port_register: None,
+        });
+        finish(&mut batch, rule, comment);
+    }
+    Ok(batch.finalize())
+}
+
+fn add_chain<'a>(
+    batch: &mut Batch,
+    table: &'a Table,
+    name: &CStr,
+    kind: ChainType,
+    hook: Hook,
+    priority: i32,
+) -> Chain<'a> {
+    let mut chain = Chain::new(name, table);
+    chain.set_type(kind);
+    chain.set_hook(hook, priority);
+    chain.set_policy(Policy::Accept);
+    batch.add(&chain, MsgType::Add);
+    chain
+}
+
+/// `counter ct mark & MASK != VALUE ct mark set ct mark & ~MASK | VALUE`
+///
+/// The counter stands before the comparison: it counts the packets that IPsec handles, not the
+/// connections that get marked. The comparison keeps a mark that is there already from being
+/// written, and its conntrack event from being sent, once a packet.
+fn add_marking(rule: &mut Rule<'_>, mark: Mark) {
+    rule.add_expr(&nft_expr!(counter));
+    rule.add_expr(&nft_expr!(ct mark));
+    if mark.mask != u32::MAX {
+        rule.add_expr(&nft_expr!(bitwise mask mark.mask, xor 0u32));
+    }
+    rule.add_expr(&nft_expr!(cmp != mark.value));
+    if mark.mask == u32::MAX {
+        rule.add_expr(&Immediate::new(mark.value, Register::Reg1));
+    } else {
+        rule.add_expr(&nft_expr!(ct mark));
+        // Exclusive or is or, for bits that the mask has just cleared.
+        rule.add_expr(&nft_expr!(bitwise mask !mark.mask, xor mark.value));
+    }
+    rule.add_expr(&nft_expr!(ct mark set));
+}
+
+fn finish(batch: &mut Batch, mut rule: Rule<'_>, comment: &CStr) {
+    rule.set_comment(comment).expect("comments of ours are shorter than 128 bytes");
+    batch.add(&rule, MsgType::Add);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_agree() {
+        assert_eq!(NAME.to_str(), Ok(crate::nft::TABLE));
+    }
+
+    #[test]
+    fn one_page_holds_it() {
+        // Not relied on, since all pages go out together; but it should stay this small.
+        assert_eq!(replacement(Mark::DEFAULT).unwrap().iter().count(), 1);
+    }
+}
