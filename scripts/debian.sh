@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
 # Debian trees: the minimal system that the toolchain and the VM image are both

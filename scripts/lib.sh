@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
 # What the scripts in this directory share: messages, requirements, and the
@@ -21,7 +22,7 @@ die() {
 }
 
 # usage: prints the comment that a script opens with, which is its manual.
-usage() { sed -n '3,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
+usage() { sed -n '4,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
 
 need_root() { [[ $EUID -eq 0 ]] || die "needs root (chroot and mount namespaces): run it with sudo"; }
 
@@ -84,6 +85,7 @@ build_entry() {
 	rm -rf --one-file-system "$cache"/.new.*
 	new=$(mktemp -d "$cache/.new.XXXXXX")
 	trap 'rm -rf --one-file-system "$new" "$new.log"' EXIT
+	trap 'exit 130' INT
 	chmod 755 "$new"
 	note "making ${entry##*/}"
 	# Descriptor 3 is for what the user should see, the rest is shown only if
@@ -96,7 +98,7 @@ build_entry() {
 	sync --file-system "$new"
 	mv -T "$new" "$entry"
 	rm "$new.log"
-	trap - EXIT
+	trap - EXIT INT
 }
 
 # step TEXT: tells the user what a build is at.
