@@ -173,11 +173,12 @@ def build_tunnel() -> None:
         (_, source, source_net), (_, destination, destination_net) = sender, receiver
         outer = ("src", source, "dst", destination)
         inner = ("src", source_net, "dst", destination_net)
-        form = ("proto", "esp", "reqid", "1", "mode", "tunnel")
-        key = "0x" + f"{number:02x}" * 20
+        form = ("reqid", "1", "mode", "tunnel")
+        spi = ("spi", str(256 + number))
+        algorithm = ("aead", "rfc4106(gcm(aes))", "0x" + f"{number:02x}" * 20, "128")
         for namespace, *_ in ends:
             xfrm = ("ip", "-n", namespace, "xfrm")
-            run(*xfrm, "state", "add", *outer, *form, "spi", str(256 + number), "aead", "rfc4106(gcm(aes))", key, "128")
+            run(*xfrm, "state", "add", *outer, "proto", "esp", *spi, *form, *algorithm)
             directions = ("out",) if namespace == sender[0] else ("in", "fwd")
             for direction in directions:
-                run(*xfrm, "policy", "add", *inner, "dir", direction, "tmpl", *outer, *form)
+                run(*xfrm, "policy", "add", *inner, "dir", direction, "tmpl", *outer, "proto", "esp", *form)

@@ -233,20 +233,6 @@ def test_of_a_stream_both_flows_go(router):
     assert router.router.counter("ip filter", "invalid") == 0
 
 
-def test_a_stream_is_fast_only_if_both_directions_are_known(router):
-    """The other direction's device cannot be attached: what comes in there is not seen at ingress."""
-    router.router.ip("link", "add", "vrf0", "type", "vrf", "table", "254")
-    router.router.ip("link", "set", "vrf0", "up")
-    router.router.ip("link", "set", "wan0", "master", "vrf0")
-    router.router.nft("flush chain ip filter forward\nadd rule ip filter forward accept")
-    router.control.enable()
-    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN))
-    stream.warm_up()
-    stream.send(b"s" * 300_000)
-    stream.send(b"s" * 300_000, back=True)
-    assert router.control.stats().fast == 0 or len(router.control.flows(state="fast")) != 1
-
-
 def test_switching_off(router, datagrams):
     before = router.control.stats()
     router.control.disable()

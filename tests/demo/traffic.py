@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0
+
+"""What goes through the router.
+
+TCP is iperf3's. Its UDP sender spends more on a datagram of 64 bytes, with a system call and a clock for
+each, than the router does, so that the sender is what would be measured. Here one system call hands over
+a train of equal datagrams, which the kernel takes apart before they enter the link (UDP_SEGMENT): on the
+wire they are what iperf3's are. More of them are sent than the router can forward; those that it has no
+room for are lost at its port, as they are on a network card."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import topology
+from system import Failure, child, inside, run
+
+IPERF_PORT = 5201
+# As much as fits in the queue of the router's port: TCP has no losses then, and no scatter from them.
+TCP_WINDOW = "192K"
+
+UDP_PORT = 5001
+UDP_SOURCE_PORT = 40000
+UDP_SEGMENT = 103
+# The kernel takes no more of either at a time.
+TRAIN_DATAGRAMS = 64
+TRAIN_BYTES = 65000
+# Ethernet, with the checksum that follows a frame; IP; UDP.
+HEADERS_BYTES = 14 + 4 + 20 + 8
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of it, as the sender sees it."""
+
+    seconds: float
+    bits_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of traffic. Its function sends for a number of seconds."""
+
+    name: str
+    title: str
+    send: Callable[[float], Sent]
+    # Of a frame; None if that is TCP's affair, which then says how many bits were delivered.
+    frame_bytes: int | None = None
+
+
+def start_servers() -> None:
+    """Starts the other ends of the TCP connections. They end with the guest."""
+    for namespace, address in (("internet", topology.INTERNET_HOST), ("branch", topology.BRANCH_HOST)):
+        command = ("ip", "netns", "exec", namespace, "iperf3", "--server", "--bind", address)
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_server(namespace, address)
+
+
+def wait_for_server(namespace: str, address: str) -> None:
+    """Returns when a server listens."""
+    for _ in range(100):
+        if run("ss", "-Hltn", f"src {address}:{IPERF_PORT}", namespace=namespace):
+            return
+        time.sleep(0.1)
+    raise Failure(f"iperf3 does not start in {namespace}")
+
+
+def send_tcp(address: str, seconds: float) -> Sent:
+    """Sends to an iperf3 server."""
+    command = ["iperf3", "--client", address, "--time", f"{seconds:.0f}", "--window", TCP_WINDOW, "--json"]
+    output = run(*command, "--connect-timeout", "5000", namespace="lan", timeout_s=seconds + 30)
+    received = json.loads(output)["end"]["sum_received"]
+    return Sent(received["seconds"], received["bits_per_second"])
+
+
+def answer_once(ready: Callable[[], None]) -> None:
+    """The far end of the UDP traffic: one answer, so that the connection is established, then nothing. What
+    does not fit in the socket any more is dropped there."""
+    sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sink.bind((topology.INTERNET_HOST, UDP_PORT))
+    ready()
+    data, sender = sink.recvfrom(2048)
+    sink.sendto(data, sender)
+    signal.pause()
+
+
+def send_udp(frame_bytes: int, seconds: float) -> Sent:
+    """Sends frames of one size, as fast as possible."""
+    payload_bytes = frame_bytes - HEADERS_BYTES
+    datagrams = min(TRAIN_DATAGRAMS, TRAIN_BYTES // payload_bytes)
+    with inside("lan"):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender, child("internet", answer_once):
+        sender.bind((topology.LAN_HOST, UDP_SOURCE_PORT))
+        sender.connect((topology.INTERNET_HOST, UDP_PORT))
+        greet(sender, bytes(payload_bytes))
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, payload_bytes)
+        train = bytes(payload_bytes * datagrams)
+        begin = time.monotonic()
+        end = begin + seconds
+        while time.monotonic() < end:
+            for _ in range(8):
+                sender.send(train)
+        return Sent(time.monotonic() - begin)
+
+
+def greet(sender: socket.socket, datagram: bytes) -> None:
+    """Sends one datagram and awaits the answer."""
+    sender.settimeout(10)
+    try:
+        sender.send(datagram)
+        sender.recv(2048)
+    except TimeoutError:
+        raise Failure("no answer from the Internet's host") from None
+    except ConnectionError as error:
+        raise Failure(f"no answer from the Internet's host: {error.strerror}") from None
+    sender.settimeout(None)
+
+
+def udp(frame_bytes: int) -> Kind:
+    """The kind for one size of frames."""
+    name = f"udp{frame_bytes}"
+    return Kind(name, f"UDP {frame_bytes} B", lambda seconds: send_udp(frame_bytes, seconds), frame_bytes)
+
+
+def tcp(name: str, title: str, address: str) -> Kind:
+    """The kind for one destination."""
+    return Kind(name, title, lambda seconds: send_tcp(address, seconds))
+
+
+PLAIN = (tcp("tcp", "TCP", topology.INTERNET_HOST), udp(64), udp(1400))
+TUNNEL = tcp("tunnel", "TCP in the tunnel", topology.BRANCH_HOST)
