@@ -49,7 +49,7 @@ def enter_flowtable() -> None:
 
 
 def leave_flowtable() -> None:
-    drop_rules("inet", "flowtable")
+    drop_rules("inet", "stock")
     drop_rules("ip", "exemption")
 
 

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from system import Failure, last_line
+from system import Failure, complaint
 
 RATE_HZ = 499
 
@@ -65,7 +65,7 @@ class Sampler:
         self.perf.send_signal(signal.SIGINT)
         _, errors = self.perf.communicate(timeout=60)
         if not self.data.exists() or not os.path.getsize(self.data):
-            raise Failure(f"perf record: {last_line(errors)}")
+            raise Failure(f"perf record: {complaint(errors)}")
 
     def samples(self) -> Iterator[tuple[int, str]]:
         """The time in nanoseconds, and what the sample belongs to, of each sample, in order."""

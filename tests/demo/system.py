@@ -5,7 +5,7 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -24,7 +24,7 @@ def run(*command: str, namespace: str | None = None, stdin: str | None = None, t
     except subprocess.TimeoutExpired:
         raise Failure(f"{describe(command)}: not done after {timeout_s:.0f} seconds") from None
     if done.returncode != 0:
-        raise Failure(f"{describe(command)}: {last_line(done.stderr) or last_line(done.stdout)}")
+        raise Failure(f"{describe(command)}: {complaint(done.stderr or done.stdout)}")
     return done.stdout
 
 
@@ -34,10 +34,11 @@ def describe(command: Sequence[str]) -> str:
     return " ".join(words[:6])
 
 
-def last_line(text: str) -> str:
-    """The last line that says something, without blanks around it."""
+def complaint(text: str) -> str:
+    """The line of a command's output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines[-1:] or ["it failed"])[0]
 
 
 @contextlib.contextmanager
@@ -49,29 +50,6 @@ def inside(namespace: str) -> Iterator[None]:
             yield
         finally:
             os.setns(home.fileno(), os.CLONE_NEWNET)
-
-
-@contextlib.contextmanager
-def child(namespace: str, work: Callable[[], None]) -> Iterator[int]:
-    """Runs a function in a process of its own in a namespace, until it returns or this context ends.
-
-    A fork costs an emulated processor a hundredth of what another Python costs."""
-    process = os.fork()
-    if process == 0:
-        status = 1
-        try:
-            with inside(namespace):
-                work()
-            status = 0
-        finally:
-            os._exit(status)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, 15)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process, 0)
 
 
 def thread_named(prefix: str) -> int:

@@ -9,7 +9,6 @@ wire they are what iperf3's are. More of them are sent than the router can forwa
 room for are lost at its port, as they are on a network card."""
 
 import json
-import signal
 import socket
 import subprocess
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import topology
-from system import Failure, child, inside, run
+from system import Failure, inside, run
 
 IPERF_PORT = 5201
 # As much as fits in the queue of the router's port: TCP has no losses then, and no scatter from them.
@@ -77,27 +76,25 @@ def send_tcp(address: str, seconds: float) -> Sent:
     return Sent(received["seconds"], received["bits_per_second"])
 
 
-def answer_once(ready: Callable[[], None]) -> None:
-    """The far end of the UDP traffic: one answer, so that the connection is established, then nothing. What
-    does not fit in the socket any more is dropped there."""
-    sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sink.bind((topology.INTERNET_HOST, UDP_PORT))
-    ready()
-    data, sender = sink.recvfrom(2048)
-    sink.sendto(data, sender)
-    signal.pause()
+def udp_socket(namespace: str, address: str, port: int) -> socket.socket:
+    """A socket of one of the machines."""
+    with inside(namespace):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((address, port))
+    made.settimeout(10)
+    return made
 
 
 def send_udp(frame_bytes: int, seconds: float) -> Sent:
-    """Sends frames of one size, as fast as possible."""
+    """Sends frames of one size, as fast as possible. The receiver's socket drops what does not fit in it."""
     payload_bytes = frame_bytes - HEADERS_BYTES
     datagrams = min(TRAIN_DATAGRAMS, TRAIN_BYTES // payload_bytes)
-    with inside("lan"):
-        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sender, child("internet", answer_once):
-        sender.bind((topology.LAN_HOST, UDP_SOURCE_PORT))
+    with (
+        udp_socket("lan", topology.LAN_HOST, UDP_SOURCE_PORT) as sender,
+        udp_socket("internet", topology.INTERNET_HOST, UDP_PORT) as receiver,
+    ):
         sender.connect((topology.INTERNET_HOST, UDP_PORT))
-        greet(sender, bytes(payload_bytes))
+        establish(sender, receiver, bytes(payload_bytes))
         sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, payload_bytes)
         train = bytes(payload_bytes * datagrams)
         begin = time.monotonic()
@@ -108,17 +105,15 @@ def send_udp(frame_bytes: int, seconds: float) -> Sent:
         return Sent(time.monotonic() - begin)
 
 
-def greet(sender: socket.socket, datagram: bytes) -> None:
-    """Sends one datagram and awaits the answer."""
-    sender.settimeout(10)
+def establish(sender: socket.socket, receiver: socket.socket, datagram: bytes) -> None:
+    """Has one datagram go each way, so that the connection is established."""
     try:
         sender.send(datagram)
+        _, masqueraded = receiver.recvfrom(2048)
+        receiver.sendto(datagram, masqueraded)
         sender.recv(2048)
-    except TimeoutError:
-        raise Failure("no answer from the Internet's host") from None
-    except ConnectionError as error:
-        raise Failure(f"no answer from the Internet's host: {error.strerror}") from None
-    sender.settimeout(None)
+    except OSError as error:
+        raise Failure(f"no UDP between the LAN and the Internet: {error}") from None
 
 
 def udp(frame_bytes: int) -> Kind:
