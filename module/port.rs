@@ -137,7 +137,8 @@ impl Ports {
         // The list changes only under the routing netlink lock, which the caller holds; and copying may
         // sleep, so the hooks are cloned one by one.
         let mut copy = KVec::new();
-        for at in 0.. {
+        let mut at = 0usize;
+        loop {
             let hook = {
                 let guard = rcu::read_lock();
                 let list = self.list.read(Read::of(&guard));
@@ -146,6 +147,7 @@ impl Ports {
                     None => break,
                 }
             };
+            at = at.saturating_add(1);
             if Some(hook_port(&hook).index) != index {
                 copy.push(hook, GFP_KERNEL)?;
             }

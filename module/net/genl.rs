@@ -193,7 +193,7 @@ const fn name_bytes(name: &str) -> [kernel::ffi::c_char; 16] {
 /// A generic netlink family. Lives for ever; is there for user space while it is registered.
 pub struct Family {
     raw: UnsafeCell<bindings::genl_family>,
-    name: &'static str,
+    name: [kernel::ffi::c_char; 16],
     version: u32,
     commands: &'static [Command],
     groups: &'static [Group],
@@ -203,7 +203,8 @@ pub struct Family {
 unsafe impl Sync for Family {}
 
 impl Family {
-    /// A family that is not registered. Its commands have to be in ascending order.
+    /// A family that is not registered, with a name of up to 15 bytes. Its commands have to be in
+    /// ascending order.
     pub const fn new(
         name: &'static str,
         version: u32,
@@ -213,7 +214,7 @@ impl Family {
         Self {
             // SAFETY: All zeroes is a family without anything.
             raw: UnsafeCell::new(unsafe { core::mem::zeroed() }),
-            name,
+            name: name_bytes(name),
             version,
             commands,
             groups,
@@ -231,7 +232,7 @@ impl Family {
     /// Once at a time.
     pub unsafe fn register(&'static self, module: &'static ThisModule) -> Result<Registered> {
         let mut family = bindings::genl_family {
-            name: name_bytes(self.name),
+            name: self.name,
             version: self.version,
             split_ops: self.commands.as_ptr().cast(),
             n_split_ops: self.commands.len() as u8,

@@ -219,7 +219,7 @@ impl Skb {
     #[inline]
     pub fn writable(&mut self, len: u32) -> Result<&mut [u8], NoMemory> {
         let skb = self.raw();
-        let headroom = skb.data as usize - skb.head as usize;
+        let headroom = (skb.data as usize).wrapping_sub(skb.head as usize);
         if skb.cloned() != 0 || headroom < CACHED_HEADER {
             self.copy_for_writing(len)?;
         }
