@@ -262,7 +262,14 @@ impl Instance {
         self.settings.set(&config);
         self.settings.begin_epoch();
         if config.enabled && control.running.is_none() {
-            control.running = Some(self.switch_on(&config)?);
+            match self.switch_on(&config) {
+                Ok(running) => control.running = Some(running),
+                Err(error) => {
+                    self.table.close();
+                    self.settings.set(&control.config);
+                    return Err(error);
+                }
+            }
         } else {
             synchronize();
         }

@@ -96,6 +96,24 @@ unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
 }
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
+#[cfg(all(CONFIG_X86_64, not(CONFIG_UML)))]
+#[inline]
+pub fn this_cpu() -> u32 {
+    let cpu: u32;
+    // SAFETY: Reads the CPU's own number from its per-CPU area, as `raw_smp_processor_id` of
+    // arch/x86/include/asm/smp.h does.
+    unsafe {
+        core::arch::asm!(
+            "mov {cpu:e}, dword ptr gs:[rip + cpu_number]",
+            cpu = out(reg) cpu,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    cpu
+}
+
+/// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
+#[cfg(not(all(CONFIG_X86_64, not(CONFIG_UML))))]
 #[inline]
 pub fn this_cpu() -> u32 {
     // SAFETY: Reads the CPU's own number.
