@@ -185,6 +185,8 @@ struct FlowGet;
 
 impl Listing for FlowGet {
     const COMMAND: u8 = command::FLOW_GET;
+    // Who talks to whom is nobody's business else; conntrack says so, too.
+    const PRIVILEGED: bool = true;
 
     fn list(dump: &mut Dump<'_>) -> Result<(), More> {
         let Some(kept) = dump.namespace::<Kept>() else {

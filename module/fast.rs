@@ -56,7 +56,7 @@ fn read_headers(instance: &Instance, skb: &mut Skb) -> Option<Packet> {
         Err(Unread::InPieces) => {
             // Whatever is shorter is no TCP segment.
             let len = skb.size().min(packet::READ_LEN as u32);
-            if !skb.pull(len) {
+            if skb.is_peculiar() || !skb.pull(len) {
                 return None;
             }
             Packet::read(skb.linear()).ok()

@@ -101,6 +101,13 @@ impl kernel::Module for Fasttrack {
     }
 }
 
+impl Drop for Fasttrack {
+    fn drop(&mut self) {
+        // What is attached is detached when the module stops listening to devices, which is the next to go.
+        port::stop_attaching();
+    }
+}
+
 /// What is kept for a network namespace.
 pub struct Kept(Arc<Instance>);
 

@@ -32,9 +32,6 @@ impl device::Watcher for Watcher {
             return;
         };
         let instance = kept.instance();
-        if !instance.settings.is_on() {
-            return;
-        }
         let index = device.index();
         let arriving = instance.ports.number(index);
         if event == Event::Leaves {

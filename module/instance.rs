@@ -7,6 +7,7 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::AcqRel;
 use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::Ordering::Release;
@@ -31,6 +32,7 @@ use crate::net::namespace::Net;
 use crate::net::rcu::synchronize;
 use crate::net::rcu::Read;
 use crate::net::slab::Slab;
+use crate::net::table::Prepared;
 use crate::net::table::Table;
 use crate::net::time;
 use crate::net::work::Work;
@@ -109,9 +111,11 @@ impl Settings {
 
     /// Begins a new epoch: every flow's next packet takes the slow path.
     pub fn begin_epoch(&self) {
-        // Two at once may begin the same one. Either way it is not the one before.
-        let next = self.epoch().next();
-        self.epoch.store(next.number(), Release);
+        // Never back to one that there was, even if two begin one at once. The number 0, which is no epoch,
+        // is passed over; whoever sees it in between finds no memo valid.
+        if self.epoch.fetch_add(1, AcqRel) == u32::MAX {
+            self.epoch.fetch_add(1, AcqRel);
+        }
     }
 
     /// The connections that stay slow.
@@ -218,6 +222,9 @@ impl Instance {
     /// by them any more. Sleeps.
     pub fn drop_flows(&self, mut which: impl FnMut(&Flow) -> Option<GoneReason>) {
         const AT_ONCE: usize = 64;
+        // A flow that is being moved in the index while it is looked at may be missed. It is not lost sight
+        // of: its next packet takes the slow path, like that of every other one.
+        self.settings.begin_epoch();
         let mut next = Some(0);
         while let Some(from) = next {
             let guard = rcu::read_lock();
@@ -229,6 +236,7 @@ impl Instance {
             });
         }
         self.table.reclaim();
+        synchronize();
     }
 
     /// The configuration.
@@ -241,7 +249,8 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` and what registering hooks gives. The configuration is as it was then.
+    /// `ENOMEM` and what registering hooks gives. The configuration is as it was then; only if the hooks
+    /// could not be registered again after a change of the table's size, fasttrack is off.
     pub fn configure(self: &Arc<Self>, change: impl FnOnce(&mut Config) -> Result) -> Result {
         let mut control = self.control.lock();
         let mut config = control.config;
@@ -253,19 +262,24 @@ impl Instance {
             return Err(ENODEV);
         }
         let resized = config.table_size != control.config.table_size;
+        let prepared = if config.enabled && (resized || control.running.is_none()) {
+            Some(Table::<Flow>::prepare(config.table_size)?)
+        } else {
+            None
+        };
         if !config.enabled {
             self.switch_off(&mut control, GoneReason::Disabled);
-        } else if resized && control.running.is_some() {
-            self.drop_flows(|_| Some(GoneReason::Flushed));
-            self.table.open(config.table_size)?;
+        } else if prepared.is_some() {
+            self.switch_off(&mut control, GoneReason::Flushed);
         }
         self.settings.set(&config);
         self.settings.begin_epoch();
-        if config.enabled && control.running.is_none() {
-            match self.switch_on(&config) {
+        if let Some(prepared) = prepared {
+            match self.switch_on(prepared) {
                 Ok(running) => control.running = Some(running),
                 Err(error) => {
                     self.table.close();
+                    control.config.enabled = false;
                     self.settings.set(&control.config);
                     return Err(error);
                 }
@@ -277,8 +291,8 @@ impl Instance {
         Ok(())
     }
 
-    fn switch_on(self: &Arc<Self>, config: &Config) -> Result<Running> {
-        self.table.open(config.table_size)?;
+    fn switch_on(self: &Arc<Self>, prepared: Prepared) -> Result<Running> {
+        self.table.open(prepared);
         let tracking = Tracking::new(self.net)?;
         // SAFETY: The namespace is there until it has been switched off, which drops the hook.
         let hook = unsafe { Hook::new(self.net, Learner::new(self.clone())) };

@@ -302,10 +302,10 @@ impl Seen<'_> {
                     new.count_from(old.counted());
                 }
                 let added = instance.table.replace(read, old, new, same);
-                instance.account_gone(old, GoneReason::Replaced);
-                if added.is_err() {
-                    // Takes the other direction with it.
-                    instance.drop_flow(read, old, GoneReason::Replaced);
+                match added {
+                    Ok(_) => instance.account_gone(old, GoneReason::Replaced),
+                    // Whether or not it is still there: takes the other direction with it.
+                    Err(_) => instance.drop_flow(read, old, GoneReason::Replaced),
                 }
                 added
             }

@@ -4,6 +4,7 @@
 //! first flow that arrives on it is about to be learned.
 
 use core::pin::Pin;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::AcqRel;
 use core::sync::atomic::Ordering::Relaxed;
@@ -204,6 +205,16 @@ fn hook_port(hook: &Attached) -> &Port {
     Pin::get_ref(pinned(hook).value())
 }
 
+/// No more devices are attached: the module is about to stop listening to what happens to them. Set under
+/// the routing netlink lock.
+static CLOSING: AtomicBool = AtomicBool::new(false);
+
+/// From when this returns on, no more devices are attached. Sleeps.
+pub fn stop_attaching() {
+    let _rtnl = Rtnl::lock();
+    CLOSING.store(true, Relaxed);
+}
+
 /// Attaches the devices that are wanted.
 pub enum Attaching {}
 
@@ -215,7 +226,7 @@ impl Job for Attaching {
         let rtnl = Rtnl::lock();
         for place in &instance.ports.wanted {
             let index = place.swap(0, AcqRel);
-            if index == 0 || !instance.settings.is_on() {
+            if index == 0 || !instance.settings.is_on() || CLOSING.load(Relaxed) {
                 continue;
             }
             if let Some(device) = rtnl.device(instance.net, index) {

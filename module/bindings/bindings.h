@@ -40,6 +40,7 @@ enum {
 	FT_IPSKB_XFRM_TRANSFORMED = IPSKB_XFRM_TRANSFORMED,
 	FT_IPSKB_REROUTED = IPSKB_REROUTED,
 	FT_HZ = HZ,
+	FT_GENL_MCAST_CAP_NET_ADMIN = GENL_MCAST_CAP_NET_ADMIN,
 };
 
 /* Each shim is the inline function or macro of the same name; its contract is that one's. */

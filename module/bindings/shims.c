@@ -85,6 +85,10 @@ void ft_neigh_release(struct neighbour *neigh)
 
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)
 {
+	if (skb_cow_head(skb, LL_RESERVED_SPACE(neigh->dev))) {
+		kfree_skb(skb);
+		return -ENOMEM;
+	}
 	return READ_ONCE(neigh->output)(neigh, skb);
 }
 

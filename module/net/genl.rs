@@ -7,6 +7,8 @@ use core::marker::PhantomData;
 use core::pin::Pin;
 use core::ptr;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering;
 
 use kernel::error::to_result;
 use kernel::prelude::*;
@@ -14,6 +16,7 @@ use kernel::prelude::*;
 use super::namespace;
 use super::namespace::Net;
 use super::namespace::PerNamespace;
+use super::rcu;
 use crate::bindings;
 
 /// What an attribute of a request has to be.
@@ -62,6 +65,8 @@ pub trait Action {
 pub trait Listing {
     /// Its number.
     const COMMAND: u8;
+    /// Whether it needs CAP_NET_ADMIN over the namespace.
+    const PRIVILEGED: bool;
 
     /// Goes on where `dump` was left, with [`Dump::add`], until the list is at its end.
     ///
@@ -115,6 +120,9 @@ impl Command {
             };
         operations.cmd = L::COMMAND;
         operations.flags = bindings::GENL_CMD_CAP_DUMP as u8;
+        if L::PRIVILEGED {
+            operations.flags |= bindings::GENL_UNS_ADMIN_PERM as u8;
+        }
         Self(operations)
     }
 }
@@ -165,11 +173,13 @@ pub struct Group(bindings::genl_multicast_group);
 unsafe impl Sync for Group {}
 
 impl Group {
-    /// A group with the given name, of up to 15 bytes.
+    /// A group with the given name, of up to 15 bytes. Who joins it needs CAP_NET_ADMIN over the
+    /// namespace.
     pub const fn new(name: &str) -> Self {
         // SAFETY: All zeroes is a group without a name.
         let mut group: bindings::genl_multicast_group = unsafe { core::mem::zeroed() };
         group.name = name_bytes(name);
+        group.flags = bindings::FT_GENL_MCAST_CAP_NET_ADMIN as u8;
         Self(group)
     }
 }
@@ -197,6 +207,7 @@ pub struct Family {
     version: u32,
     commands: &'static [Command],
     groups: &'static [Group],
+    registered: AtomicBool,
 }
 
 // SAFETY: Written while it is being registered, which is done once, and by the kernel under its lock.
@@ -218,6 +229,7 @@ impl Family {
             version,
             commands,
             groups,
+            registered: AtomicBool::new(false),
         }
     }
 
@@ -248,12 +260,17 @@ impl Family {
         unsafe { *self.raw.get() = family };
         // SAFETY: The family is static, and so is all that it points to.
         to_result(unsafe { bindings::genl_register_family(self.raw.get()) })?;
+        self.registered.store(true, Ordering::Release);
         Ok(Registered(self))
     }
 
     /// Whether anybody in `net` listens to a group, by its position.
     pub fn has_listeners(&'static self, net: Net<'_>, group: u32) -> bool {
-        // SAFETY: The family is registered while anything can send to it; the namespace is valid.
+        if !self.registered.load(Ordering::Acquire) {
+            return false;
+        }
+        // SAFETY: The family is registered, and stays so during a read side or for as long as its user is
+        // waited for; the namespace is valid.
         unsafe { bindings::ft_genl_has_listeners(self.raw.get(), net.as_ptr(), group) }
     }
 
@@ -294,6 +311,9 @@ pub struct Registered(&'static Family);
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        // Events are sent in a read side.
+        self.0.registered.store(false, Ordering::Release);
+        rcu::synchronize();
         // SAFETY: It was registered. Waits until no command is being carried out any more.
         let _ = unsafe { bindings::genl_unregister_family(self.0.raw.get()) };
     }
@@ -334,8 +354,13 @@ impl<'a> Request<'a> {
         if usize::from(number) >= self.attributes {
             return None;
         }
+        // SAFETY: The request is valid.
+        let attributes = unsafe { (*self.info.as_ptr()).attrs };
+        if attributes.is_null() {
+            return None;
+        }
         // SAFETY: The array has that many pointers, each null or to a valid attribute.
-        let attribute = unsafe { *(*self.info.as_ptr()).attrs.add(usize::from(number)) };
+        let attribute = unsafe { *attributes.add(usize::from(number)) };
         NonNull::new(attribute).map(|attribute| Attribute(attribute, PhantomData))
     }
 

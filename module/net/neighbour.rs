@@ -75,7 +75,8 @@ impl Neighbour {
     }
 
     /// The link-layer header for IP packets to it, as the kernel caches it. `None` if the device has no
-    /// such header, if it is longer than usual, or not known yet.
+    /// such header, if it is longer than usual,
+    /// not known yet, or just changing.
     #[inline]
     pub fn header(&self) -> Option<Header> {
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
@@ -87,23 +88,18 @@ impl Neighbour {
                 addr_of!((*cache).hh_data).cast::<[u8; CACHED_HEADER]>(),
             )
         };
-        loop {
-            // SAFETY: A field of a valid neighbour, written whole.
-            let before = unsafe { sequence.read_volatile() };
-            if before & 1 == 0 {
-                fence(Ordering::Acquire);
-                // SAFETY: As above. A torn read is found out by the sequence and not used.
-                let header = unsafe { (len.read_volatile(), data.read_volatile()) };
-                fence(Ordering::Acquire);
-                // SAFETY: As above.
-                if unsafe { sequence.read_volatile() } == before {
-                    let (len, bytes) = header;
-                    let len = len as usize;
-                    return (len != 0 && len <= CACHED_HEADER).then_some(Header { bytes, len });
-                }
-            }
-            core::hint::spin_loop();
-        }
+        // SAFETY: A field of a valid neighbour, written whole.
+        let before = unsafe { sequence.read_volatile() };
+        fence(Ordering::Acquire);
+        // SAFETY: As above. A torn read is found out by the sequence and not used.
+        let (len, bytes) = unsafe { (len.read_volatile(), data.read_volatile()) };
+        fence(Ordering::Acquire);
+        // SAFETY: As above.
+        let after = unsafe { sequence.read_volatile() };
+        let len = len as usize;
+        // Whoever finds it just being written has the neighbour make the header, under its lock.
+        let is_whole = before & 1 == 0 && before == after;
+        (is_whole && len != 0 && len <= CACHED_HEADER).then_some(Header { bytes, len })
     }
 }
 

@@ -68,7 +68,7 @@ impl<const N: usize> Drop for Counters<N> {
 /// # Safety
 ///
 /// `counter` has to point into a live per-CPU allocation.
-#[cfg(all(CONFIG_X86_64, not(CONFIG_UML)))]
+#[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
 #[inline]
 unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
     // SAFETY: On x86-64 a per-CPU pointer is an offset from the base in GS, and one instruction can't
@@ -88,7 +88,7 @@ unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
 /// # Safety
 ///
 /// `counter` has to point into a live per-CPU allocation.
-#[cfg(not(all(CONFIG_X86_64, not(CONFIG_UML))))]
+#[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
 #[inline]
 unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
     // SAFETY: As required of the caller.
@@ -96,7 +96,7 @@ unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
 }
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
-#[cfg(all(CONFIG_X86_64, not(CONFIG_UML)))]
+#[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
 #[inline]
 pub fn this_cpu() -> u32 {
     let cpu: u32;
@@ -113,7 +113,7 @@ pub fn this_cpu() -> u32 {
 }
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
-#[cfg(not(all(CONFIG_X86_64, not(CONFIG_UML))))]
+#[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
 #[inline]
 pub fn this_cpu() -> u32 {
     // SAFETY: Reads the CPU's own number.

@@ -111,11 +111,15 @@ impl Skb {
     }
 
     /// Whether it is in a state that forwarding can't, or need not, deal with: someone else has it too,
-    /// it is tracked already, or it is a large receive that must not be forwarded.
+    /// it is tracked already, it was sent here by a packet classifier, or it is a large receive that must
+    /// not be forwarded.
     #[inline]
     pub fn is_peculiar(&self) -> bool {
         let skb = self.raw();
-        skb.users.refs.counter != 1 || skb._nfct != 0 || (skb.data_len != 0 && self.is_lro())
+        skb.users.refs.counter != 1
+            || skb._nfct != 0
+            || self.headers().redirected() != 0
+            || (skb.data_len != 0 && self.is_lro())
     }
 
     /// Whether a device has merged segments without saying how to split them again
@@ -210,6 +214,13 @@ impl Skb {
         }
     }
 
+    /// Bytes before the data that a header can be put into.
+    #[inline]
+    fn headroom(&self) -> usize {
+        let skb = self.raw();
+        (skb.data as usize).wrapping_sub(skb.head as usize)
+    }
+
     /// Gives its first `len` bytes to write to, and makes sure that there is room for a link-layer header
     /// before them.
     ///
@@ -219,8 +230,7 @@ impl Skb {
     #[inline]
     pub fn writable(&mut self, len: u32) -> Result<&mut [u8], NoMemory> {
         let skb = self.raw();
-        let headroom = (skb.data as usize).wrapping_sub(skb.head as usize);
-        if skb.cloned() != 0 || headroom < CACHED_HEADER {
+        if skb.cloned() != 0 || self.headroom() < CACHED_HEADER {
             self.copy_for_writing(len)?;
         }
         let skb = self.raw_mut();
@@ -231,6 +241,7 @@ impl Skb {
 
     #[cold]
     fn copy_for_writing(&mut self, len: u32) -> Result<(), NoMemory> {
+        let len = len.min(self.size());
         // SAFETY: By the invariant.
         let copied =
             unsafe { bindings::ft_skb_cow_head_and_data(self.0.as_ptr(), LINK_HEADROOM, len) };
@@ -246,8 +257,10 @@ impl Skb {
     pub fn send(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
         self.become_outgoing(stamp, route);
         match neighbour.header() {
-            Some(header) => self.send_with(header, neighbour.device()),
-            None => self.send_without_header(neighbour),
+            Some(header) if self.headroom() >= CACHED_HEADER => {
+                self.send_with(header, neighbour.device())
+            }
+            _ => self.send_without_header(neighbour),
         }
     }
 
@@ -262,10 +275,14 @@ impl Skb {
                 .set_ip_summed(bindings::CHECKSUM_NONE as u8);
         }
         let headers = self.headers_mut();
+        // A time of arrival is no time of departure; one that a sender asked for is kept.
+        let has_delivery_time = headers.tstamp_type() != 0;
         headers.__bindgen_anon_4.mark = stamp.mark;
         headers.priority = stamp.priority;
         let skb = self.raw_mut();
-        skb.__bindgen_anon_2.tstamp = 0;
+        if !has_delivery_time {
+            skb.__bindgen_anon_2.tstamp = 0;
+        }
         // SAFETY: A union whose other members are for other layers.
         let (old_route, destructor) = unsafe {
             let fields = &skb.__bindgen_anon_3.__bindgen_anon_1;
@@ -293,7 +310,7 @@ impl Skb {
     #[inline]
     fn send_with(mut self, header: Header, device: &Device) -> Sent {
         let skb = self.raw_mut();
-        // SAFETY: `writable` has made sure of the room.
+        // SAFETY: The caller has made sure of the room.
         unsafe {
             let room = skb.data.sub(CACHED_HEADER).cast::<[u8; CACHED_HEADER]>();
             room.write_unaligned(header.bytes);

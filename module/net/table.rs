@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering;
 
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -85,6 +86,9 @@ struct Active {
     capacity: u32,
 }
 
+/// What a table is opened with: memory for its index.
+pub struct Prepared(KBox<Active>);
+
 /// The memory of the buckets.
 struct Buckets(KVVec<Bucket>);
 
@@ -126,16 +130,17 @@ impl<T: Entry> Table<T> {
         })
     }
 
-    /// Opens the table for up to `capacity` entries. If it was open, it loses all its entries.
+    /// Allocates what is needed to open a table for up to `capacity` entries.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`; the table is as it was.
-    pub fn open(&self, capacity: u32) -> Result {
+    /// `ENOMEM`.
+    pub fn prepare(capacity: u32) -> Result<Prepared> {
         let count = index::buckets_for(capacity);
-        let mut buckets = KVVec::with_capacity(count, GFP_KERNEL)?;
+        // Charged to whoever asks for it: that need not be the host's own administrator.
+        let mut buckets = KVVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..count {
-            buckets.push(Bucket::default(), GFP_KERNEL)?;
+            buckets.push(Bucket::default(), GFP_KERNEL_ACCOUNT)?;
         }
         let index = Index::new(Buckets(buckets)).ok_or(EINVAL)?;
         // SAFETY: Gives random numbers.
@@ -148,8 +153,12 @@ impl<T: Entry> Table<T> {
             },
             GFP_KERNEL,
         )?;
-        self.put(Some(active));
-        Ok(())
+        Ok(Prepared(active))
+    }
+
+    /// Opens the table. If it was open, it loses all its entries. Sleeps.
+    pub fn open(&self, prepared: Prepared) {
+        self.put(Some(prepared.0));
     }
 
     /// Takes out every entry, and closes the table.
@@ -157,27 +166,27 @@ impl<T: Entry> Table<T> {
         self.put(None);
     }
 
-    /// Replaces the index and takes all entries of the old one out.
+    /// Replaces the index, and drops all entries of the old one.
     fn put(&self, new: Option<KBox<Active>>) {
-        let mut state = self.state.lock();
-        state.generation = state.generation.wrapping_add(1);
-        let Some(old) = self.active.replace(new) else {
+        let old = {
+            let mut state = self.state.lock();
+            state.generation = state.generation.wrapping_add(1);
+            state.writer = Writer::new();
+            self.active.replace(new)
+        };
+        // Nobody finds the old index any more, to take entries out or otherwise; who did is done with it
+        // after a grace period.
+        rcu::synchronize();
+        let Some(active) = old.as_ref().and_then(rcu::Replaced::get) else {
             return;
         };
-        state.writer = Writer::new();
-        if let Some(active) = old.get() {
-            for at in 0..active.index.len() {
-                active.index.visit_bucket(at, |reference| {
-                    // SAFETY: By the invariant the reference leads to a live entry, which can't be
-                    // dropped before it is in the list of dead ones and the lock is free.
-                    let entry = unsafe { resolve::<T>(reference).as_ref() };
-                    state.bury(entry);
-                });
-            }
+        for at in 0..active.index.len() {
+            active.index.visit_bucket(at, |reference| {
+                // SAFETY: By the invariant the reference leads to a live entry, which came from the slab.
+                // It was in no other index, and in no list of dead entries, or it would not be in this.
+                unsafe { self.slab.free(resolve::<T>(reference)) };
+            });
         }
-        drop(state);
-        // Waits for the readers, so without the lock.
-        drop(old);
     }
 
     /// Finds the entry for which `is` holds among those with the hash that `hash` computes.
@@ -210,8 +219,7 @@ impl<T: Entry> Table<T> {
     ///
     /// # Errors
     ///
-    /// See [`NotAdded`]. The entry has been dropped then; `old` has been taken out all the same if it
-    /// was there.
+    /// See [`NotAdded`]. The entry has been dropped then; `old` may have been taken out all the same.
     pub fn replace<'rcu>(
         &'rcu self,
         read: Read<'rcu>,
