@@ -2,22 +2,21 @@
 
 """One measurement: a kind of traffic in a mode, with the router's counters from before and after."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import modes
 import system
 import topology
-import traffic
+from modes import Mode
 from system import Failure, inside
+from traffic import Kind
 
 
 @dataclass(frozen=True)
 class Counters:
     """What the router has done so far."""
 
-    at_ns: int
     sent_to_wan: int
     sent_to_lan: int
     fast: int
@@ -30,7 +29,6 @@ class Counters:
         stats = modes.stats()
         sent = read_sent()
         return Counters(
-            at_ns=time.monotonic_ns(),
             sent_to_wan=sent["wan0"],
             sent_to_lan=sent["lan0"],
             fast=sum(direction["packets"] for direction in stats["fast"].values()),
@@ -40,16 +38,17 @@ class Counters:
 
 
 def read_sent() -> dict[str, int]:
-    """How many packets have left each of the router's ports. What had no room there is not among them."""
+    """How many packets have left each of the router's ports. Those that found no room on the other
+    side are not among them."""
     with inside("router"):
         lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-    columns = [line.replace(":", " ").split() for line in lines]
-    return {column[0]: int(column[10]) for column in columns if column[0] in ("lan0", "wan0")}
+    rows = [line.replace(":", " ").split() for line in lines]
+    return {row[0]: int(row[10]) for row in rows if row[0] in ("lan0", "wan0")}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measurement's numbers. Packets are those that the router sent, in both directions."""
+    """A measurement's numbers."""
 
     kind: str
     mode: str
@@ -57,14 +56,13 @@ class Measurement:
     # Of the direction that carries the data: payload for TCP, whole frames for UDP.
     bits_per_s: float
     packets_per_s: float
+    # What the router sent, in both directions; the packets that were fast; why others were not.
     packets: int
     fast_packets: int
     slow_packets: dict[str, int]
     cpu_ns: int
-    # The busier of the router's threads: which part it used of the time that it was given.
+    # Of the busier of the router's threads: which part it used of the time that it was given.
     load: float
-    begin_ns: int
-    end_ns: int
 
     @property
     def cpu_ns_per_packet(self) -> float:
@@ -72,7 +70,7 @@ class Measurement:
         return self.cpu_ns / self.packets
 
 
-def measure(kind: traffic.Kind, mode: modes.Mode, number: int, seconds: float) -> Measurement:
+def measure(kind: Kind, mode: Mode, number: int, seconds: float) -> Measurement:
     """Sends, and gives what came of it. The router is in the mode already."""
     before = Counters.read()
     sent = kind.send(seconds)
@@ -81,13 +79,9 @@ def measure(kind: traffic.Kind, mode: modes.Mode, number: int, seconds: float) -
     packets = data_packets + after.sent_to_lan - before.sent_to_lan
     if not packets:
         raise Failure(f"{kind.title} {mode.title}: the router has not forwarded a packet")
-    cpu_ns = [end - begin for begin, end in zip(before.cpu_ns, after.cpu_ns, strict=True)]
     packets_per_s = data_packets / sent.seconds
-    if sent.bits_per_s is not None:
-        bits_per_s = sent.bits_per_s
-    else:
-        assert kind.frame_bytes
-        bits_per_s = packets_per_s * kind.frame_bytes * 8
+    bits_per_s = sent.bits_per_s or packets_per_s * (kind.frame_bytes or 0) * 8
+    cpu_ns = [end - begin for begin, end in zip(before.cpu_ns, after.cpu_ns, strict=True)]
     share = topology.ROUTER_RUNTIME_US / topology.ROUTER_PERIOD_US
     return Measurement(
         kind=kind.name,
@@ -100,6 +94,4 @@ def measure(kind: traffic.Kind, mode: modes.Mode, number: int, seconds: float) -
         slow_packets={why: count - before.slow.get(why, 0) for why, count in after.slow.items()},
         cpu_ns=sum(cpu_ns),
         load=max(cpu_ns) / (sent.seconds * 1e9 * share),
-        begin_ns=before.at_ns,
-        end_ns=after.at_ns,
     )

@@ -2,9 +2,9 @@
 
 """What the router does with established connections: nothing special, fasttrack, or the flowtable.
 
-Somebody has to exempt the tunnel's traffic from masquerading. The fasttrack command brings the rules for
-that. In the other modes it is done as an administrator would do it, and these rules are taken away for
-fasttrack: so what is said about clear text then is said about fasttrack's rules."""
+Somebody has to exempt the tunnel's traffic from masquerading. The fasttrack command brings the rules
+for that. In the other modes it is done as an administrator would do it, and these rules are taken
+away for fasttrack: so what is said about clear text is said about fasttrack's rules."""
 
 import json
 from collections.abc import Callable
@@ -17,40 +17,33 @@ from topology import HERE
 Json = dict[str, Any]
 
 
-def fasttrack(*arguments: str) -> str:
+def fasttrack(arguments: str) -> str:
     """Runs the command for the router's namespace."""
-    return run("fasttrack", "-N", "router", *arguments)
+    return run(f"fasttrack -N router {arguments}")
 
 
 def listing(kind: str) -> list[Json]:
-    """What `fasttrack list` shows, without what says about itself."""
-    objects = json.loads(fasttrack("-j", "list", kind))["fasttrack"]
+    """What `fasttrack list` shows, without what it says about itself."""
+    objects: list[Json] = json.loads(fasttrack(f"-j list {kind}"))["fasttrack"]
     return [item for item in objects if "metainfo" not in item]
 
 
 def stats() -> Json:
     """The module's counters for the router."""
-    return listing("stats")[0]["stats"]
+    found: Json = listing("stats")[0]["stats"]
+    return found
 
 
-def load_rules(name: str) -> None:
-    """Adds one of the files of rules to the router's."""
-    run("nft", "-f", str(HERE / name), namespace="router")
+def add_rules(*names: str) -> None:
+    """Adds some of the files of rules to the router's."""
+    for name in names:
+        run(f"nft -f {HERE}/{name}.nft", "router")
 
 
-def drop_rules(*table: str) -> None:
-    """Removes a table from the router's rules."""
-    run("nft", "delete", "table", *table, namespace="router")
-
-
-def enter_flowtable() -> None:
-    load_rules("exemption.nft")
-    load_rules("flowtable.nft")
-
-
-def leave_flowtable() -> None:
-    drop_rules("inet", "stock")
-    drop_rules("ip", "exemption")
+def remove_tables(*tables: str) -> None:
+    """Removes tables from the router's rules."""
+    for table in tables:
+        run(f"nft delete table {table}", "router")
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,26 @@ class Mode:
     leave: Callable[[], object]
 
 
-OFF = Mode("off", "without", lambda: load_rules("exemption.nft"), lambda: drop_rules("ip", "exemption"))
-ON = Mode("on", "with fasttrack", lambda: fasttrack("enable"), lambda: fasttrack("disable"))
-FLOWTABLE = Mode("flowtable", "with nft's flowtable", enter_flowtable, leave_flowtable)
+OFF = Mode(
+    name="off",
+    title="without",
+    enter=lambda: add_rules("exemption"),
+    leave=lambda: remove_tables("ip exemption"),
+)
+ON = Mode(
+    name="on",
+    title="with fasttrack",
+    enter=lambda: fasttrack("enable"),
+    leave=lambda: fasttrack("disable"),
+)
+FLOWTABLE = Mode(
+    name="flowtable",
+    title="with nft's flowtable",
+    enter=lambda: add_rules("exemption", "flowtable"),
+    leave=lambda: remove_tables("inet stock", "ip exemption"),
+)
 # Neither fasttrack nor an exemption: what must not be done.
-CARELESS = Mode("careless", "masquerade, no exemption", lambda: None, lambda: None)
+CARELESS = Mode(name="careless", title="without exemption", enter=lambda: None, leave=lambda: None)
 
 COMPARED = (OFF, ON, FLOWTABLE)
 
@@ -83,7 +91,7 @@ class Switch:
         if mode is self.mode:
             return
         self.mode.leave()
-        run("conntrack", "-F", namespace="router")
+        run("conntrack -F", "router")
         mode.enter()
         self.mode = mode
 
@@ -91,7 +99,7 @@ class Switch:
 def load_module() -> None:
     """Loads it, and finds out whether the command can talk to it."""
     try:
-        run("modprobe", "fasttrack")
+        run("modprobe fasttrack")
     except Failure as failure:
         raise Failure(f"the module cannot be loaded: {failure}") from None
     try:

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sampling
-import traffic
 from measure import Measurement
 from modes import COMPARED, FLOWTABLE, OFF, ON, Mode
-from traffic import Kind
+from traffic import KINDS, PLAIN, Kind
 
 JSON_LINE = "demo.json:"
 
@@ -21,7 +20,8 @@ LEAST_GAIN = 1.3
 LEAST_FAST_SHARE = 0.95
 MOST_FIREWALL_LEFT = 0.5
 
-KINDS = (*traffic.PLAIN, traffic.TUNNEL)
+# The reasons that keep a packet slow because of IPsec.
+IPSEC_REASONS = ("ipsec", "marked", "secpath-mismatch")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class TunnelState:
     @property
     def slow_packets(self) -> int:
         """Packets that were kept off the fast path because of IPsec."""
-        slow = self.measurement.slow_packets
-        return sum(slow.get(why, 0) for why in ("ipsec", "marked", "secpath-mismatch"))
+        return sum(self.measurement.slow_packets.get(why, 0) for why in IPSEC_REASONS)
 
     @property
     def is_marked(self) -> bool:
@@ -51,7 +50,7 @@ class TunnelState:
 
 @dataclass(frozen=True)
 class Wan:
-    """Packets seen on the WAN: in the whole demo, and in clear without an exemption from masquerading."""
+    """Packets seen on the WAN; and in clear, where nothing exempts them from masquerading."""
 
     clear_text: int
     encrypted: int
@@ -60,15 +59,15 @@ class Wan:
 
 @dataclass(frozen=True)
 class Results:
-    """All that was found. There is a profile for each measurement."""
+    """All that was found. The profiles go by the names of kind and mode."""
 
     measurements: list[Measurement]
-    profiles: list[Counter[str]]
+    profiles: dict[tuple[str, str], Counter[str]]
     tunnel: TunnelState
     wan: Wan
 
     def of(self, kind: Kind, mode: Mode) -> list[Measurement]:
-        """The measurements of a kind in a mode, a round each."""
+        """The measurements of a kind in a mode, one a round."""
         return [m for m in self.measurements if (m.kind, m.mode) == (kind.name, mode.name)]
 
     def median(self, kind: Kind, mode: Mode, what: Callable[[Measurement], float]) -> float:
@@ -76,8 +75,8 @@ class Results:
         return statistics.median(map(what, self.of(kind, mode)))
 
     def gain(self, kind: Kind, mode: Mode, over: Mode) -> float:
-        """How much more goes through than in another mode: the median of the rounds' ratios. What else the
-        machine has to do changes slowly, so the measurements of one round can be compared."""
+        """How many times more goes through than in another mode: the median of the rounds' ratios.
+        What else the machine has to do changes slowly, so what is of one round can be compared."""
         pairs = zip(self.of(kind, mode), self.of(kind, over), strict=True)
         return statistics.median(one.bits_per_s / other.bits_per_s for one, other in pairs)
 
@@ -86,14 +85,19 @@ class Results:
         measured = self.of(kind, ON)
         return sum(m.fast_packets for m in measured) / sum(m.packets for m in measured)
 
+    def slow_packets(self, kinds: Iterable[Kind]) -> Counter[str]:
+        """Why packets did not take it."""
+        total = Counter[str]()
+        for kind in kinds:
+            for measurement in self.of(kind, ON):
+                total.update(measurement.slow_packets)
+        return total
+
     def cpu_share(self, kind: Kind, mode: Mode, belongs_to: str) -> float:
         """The share of the router's CPU time that something takes."""
-        total = Counter[str]()
-        for measurement, profile in zip(self.measurements, self.profiles, strict=True):
-            if (measurement.kind, measurement.mode) == (kind.name, mode.name):
-                total += profile
-        samples = sum(total.values()) - total[sampling.INTERRUPT]
-        return total[belongs_to] / samples if samples else float("nan")
+        profile = self.profiles[kind.name, mode.name]
+        samples = sum(profile.values()) - profile[sampling.INTERRUPT]
+        return profile[belongs_to] / samples if samples else float("nan")
 
 
 @dataclass(frozen=True)
@@ -107,39 +111,46 @@ class Check:
 
 def check(results: Results) -> list[Check]:
     """Whether what is claimed is so."""
-    checks = []
-    for kind in traffic.PLAIN:
-        gain = results.gain(kind, ON, OFF)
-        over_flowtable = results.gain(kind, ON, FLOWTABLE)
-        fast_share = results.fast_share(kind)
-        firewall = [results.cpu_share(kind, mode, sampling.FIREWALL) for mode in (OFF, ON)]
-        checks += [
-            Check(f"{kind.title}: more than {LEAST_GAIN} times the throughput", gain > LEAST_GAIN, f"x{gain:.2f}"),
-            Check(f"{kind.title}: no less than the flowtable", over_flowtable >= 1, f"x{over_flowtable:.2f}"),
-            Check(
-                f"{kind.title}: at least {LEAST_FAST_SHARE:.0%} of the packets on the fast path",
-                fast_share >= LEAST_FAST_SHARE,
-                f"{fast_share:.1%}",
-            ),
-            Check(
-                f"{kind.title}: the firewall's share of the CPU at least halved",
-                firewall[1] <= firewall[0] * MOST_FIREWALL_LEFT,
-                f"{firewall[0]:.0%} to {firewall[1]:.0%}",
-            ),
-        ]
     tunnel, wan = results.tunnel, results.wan
-    checks += [
+    careless = wan.clear_text_if_careless
+    return [
+        *(one for kind in PLAIN for one in check_kind(results, kind)),
         Check("the tunnel's connections marked", tunnel.is_marked, f"marks {tunnel.marks}"),
-        Check("the tunnel's packets on the slow path", tunnel.is_slow, f"{tunnel.measurement.fast_packets} were fast"),
-        Check("the tunnel used", wan.encrypted > 0, f"{wan.encrypted} ESP packets"),
-        Check("nothing of the tunnel in clear on the WAN", wan.clear_text == 0, f"{wan.clear_text} packets"),
+        Check("the tunnel's packets slow", tunnel.is_slow, tunnel_found(tunnel)),
+        Check("the tunnel used", wan.encrypted > 0, f"{wan.encrypted} packets encrypted"),
+        Check("nothing of the tunnel in clear", wan.clear_text == 0, f"{wan.clear_text} packets"),
+        Check("clear text would have been seen", careless > 0, f"{careless} packets"),
+    ]
+
+
+def check_kind(results: Results, kind: Kind) -> list[Check]:
+    """Whether what is claimed of a kind of traffic is so."""
+    gain = results.gain(kind, ON, OFF)
+    over_flowtable = results.gain(kind, ON, FLOWTABLE)
+    fast_share = results.fast_share(kind)
+    before, after = (results.cpu_share(kind, mode, sampling.FIREWALL) for mode in (OFF, ON))
+    return [
         Check(
-            "clear text would have been seen",
-            wan.clear_text_if_careless > 0,
-            f"{wan.clear_text_if_careless} packets without the exemption",
+            f"{kind.title}: more than {LEAST_GAIN} times the throughput",
+            gain > LEAST_GAIN,
+            f"x{gain:.2f}",
+        ),
+        Check(
+            f"{kind.title}: no less than with the flowtable",
+            over_flowtable >= 1,
+            f"x{over_flowtable:.2f}",
+        ),
+        Check(
+            f"{kind.title}: at least {LEAST_FAST_SHARE:.0%} of the packets on the fast path",
+            fast_share >= LEAST_FAST_SHARE,
+            f"{fast_share:.1%}",
+        ),
+        Check(
+            f"{kind.title}: the firewall's share of the CPU time at least halved",
+            after <= before * MOST_FIREWALL_LEFT,
+            f"{before:.0%} to {after:.0%}",
         ),
     ]
-    return checks
 
 
 def verdict(checks: list[Check]) -> str:
@@ -148,114 +159,123 @@ def verdict(checks: list[Check]) -> str:
     return "demo: NOT all held: " + "; ".join(failed) if failed else "demo: all held"
 
 
-def progress(kind: Kind, mode: Mode, measurement: Measurement) -> str:
-    """What is said after a measurement."""
-    return (
-        f"{measurement.round}  {kind.title:18}{mode.title:22}{throughput(kind, measurement):>20}"
-        f"{measurement.cpu_ns_per_packet / 1000:8.1f} us CPU a packet, router's load {measurement.load:.0%}"
+def progress(number: str, mode: Mode, measured: list[Measurement]) -> str:
+    """What is said when a mode has been measured in a round."""
+    kinds = {kind.name: kind for kind in KINDS}
+    found = ", ".join(
+        f"{kinds[m.kind].title} {in_unit(kinds[m.kind], m.bits_per_s, m.packets_per_s)}"
+        for m in measured
     )
-
-
-def throughput(kind: Kind, measurement: Measurement) -> str:
-    """The throughput in the unit that is usual for the kind."""
-    return in_unit(kind, measurement.bits_per_s, measurement.packets_per_s)
+    return f"{number:>5}  {mode.title:20}  {found}"
 
 
 def in_unit(kind: Kind, bits_per_s: float, packets_per_s: float) -> str:
-    """Bits for TCP, packets for UDP."""
+    """A throughput in the unit that is usual for the kind."""
     if kind.frame_bytes is None:
         return f"{bits_per_s / 1e6:.1f} Mbit/s"
     return f"{packets_per_s / 1e3:.2f} kpps"
 
 
-def table(results: Results) -> str:
-    """The table, a column for each kind of traffic."""
+class Table:
+    """Text in columns, one for each kind of traffic."""
 
-    def median_throughput(mode: Mode) -> Callable[[Kind], str]:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.add("", lambda kind: kind.title)
+
+    def head(self, text: str) -> None:
+        """Adds what the next rows are about."""
+        self.lines.append(text)
+
+    def add(self, title: str, cell: Callable[[Kind], str]) -> None:
+        """Adds a row, with what the function gives for each kind."""
+        self.lines.append(f"  {title:24}" + "".join(f"{cell(kind):>19}" for kind in KINDS))
+
+
+def table(results: Results) -> str:
+    """The table, and what is said below it."""
+
+    def throughput(mode: Mode) -> Callable[[Kind], str]:
         return lambda kind: in_unit(
             kind,
             results.median(kind, mode, lambda m: m.bits_per_s),
             results.median(kind, mode, lambda m: m.packets_per_s),
         )
 
-    def median_cpu(mode: Mode) -> Callable[[Kind], str]:
-        return lambda kind: f"{results.median(kind, mode, lambda m: m.cpu_ns_per_packet) / 1000:.1f} us"
-
     def gain(mode: Mode, over: Mode) -> Callable[[Kind], str]:
         return lambda kind: f"x{results.gain(kind, mode, over):.2f}"
+
+    def cpu_time(mode: Mode) -> Callable[[Kind], str]:
+        return lambda kind: (
+            f"{results.median(kind, mode, lambda m: m.cpu_ns_per_packet) / 1e3:.1f} us"
+        )
+
+    def load(mode: Mode) -> Callable[[Kind], str]:
+        return lambda kind: f"{min(results.median(kind, mode, lambda m: m.load), 1):.0%}"
 
     def cpu_share(mode: Mode, belongs_to: str) -> Callable[[Kind], str]:
         return lambda kind: f"{results.cpu_share(kind, mode, belongs_to):.0%}"
 
-    lines = [
-        "",
-        row("", (kind.title for kind in KINDS)),
-        "throughput",
-        *(cells(mode.title, median_throughput(mode)) for mode in COMPARED),
-        cells("fasttrack / without", gain(ON, OFF)),
-        cells("flowtable / without", gain(FLOWTABLE, OFF)),
-        cells("fasttrack / flowtable", gain(ON, FLOWTABLE)),
-        "router's CPU time for a packet",
-        *(cells(mode.title, median_cpu(mode)) for mode in COMPARED),
-        "packets on the fast path",
-        cells(ON.title, lambda kind: f"{results.fast_share(kind):.1%}"),
-        "firewall's share of the router's CPU time",
-        *(cells(mode.title, cpu_share(mode, sampling.FIREWALL)) for mode in (OFF, ON)),
-        cells("fasttrack itself", cpu_share(ON, sampling.FASTTRACK)),
-        "",
-        *tunnel_lines(results.tunnel),
-        *wan_lines(results.wan),
-        "",
-    ]
-    return "\n".join(lines)
+    rows = Table()
+    rows.head("throughput")
+    for mode in COMPARED:
+        rows.add(mode.title, throughput(mode))
+    rows.add("fasttrack / without", gain(ON, OFF))
+    rows.add("flowtable / without", gain(FLOWTABLE, OFF))
+    rows.add("fasttrack / flowtable", gain(ON, FLOWTABLE))
+    rows.head("router's CPU time for a packet")
+    for mode in COMPARED:
+        rows.add(mode.title, cpu_time(mode))
+    rows.head("router's load")
+    for mode in COMPARED:
+        rows.add(mode.title, load(mode))
+    rows.head("packets on the fast path")
+    rows.add(ON.title, lambda kind: f"{results.fast_share(kind):.1%}")
+    rows.head("firewall's share of the router's CPU time")
+    rows.add(OFF.title, cpu_share(OFF, sampling.FIREWALL))
+    rows.add(ON.title, cpu_share(ON, sampling.FIREWALL))
+    rows.add("(fasttrack's own)", cpu_share(ON, sampling.FASTTRACK))
+    return "\n".join(["", *rows.lines, "", *remarks(results), ""])
 
 
-def cells(title: str, cell: Callable[[Kind], str]) -> str:
-    """A row below a heading, with what the function gives for each kind."""
-    return row(f"  {title}", map(cell, KINDS))
-
-
-def row(title: str, columns: Iterable[str]) -> str:
-    """A row of the table."""
-    return f"{title:26}" + "".join(f"{column:>19}" for column in columns)
-
-
-def tunnel_lines(tunnel: TunnelState) -> list[str]:
-    """What is said about the tunnel's connections."""
+def remarks(results: Results) -> list[str]:
+    """What is said below the table."""
+    slow = [f"{why} {count}" for why, count in results.slow_packets(PLAIN).most_common() if count]
+    tunnel, wan = results.tunnel, results.wan
     marks = ", ".join(f"{mark:#x}" for mark in sorted(set(tunnel.marks)))
     return [
-        f"connections in the tunnel: {'marked' if tunnel.is_marked else 'NOT all marked'} ({marks}), "
-        f"{'slow' if tunnel.is_slow else 'NOT slow'}: {tunnel.flows} flows, "
-        f"{tunnel.measurement.fast_packets} packets fast, {tunnel.slow_packets} kept slow because of IPsec",
+        f"packets that were slow, outside the tunnel, and why: {', '.join(slow)}",
+        f"connections in the tunnel: {'marked' if tunnel.is_marked else 'NOT marked'} ({marks}), "
+        f"{'slow' if tunnel.is_slow else 'NOT slow'} ({tunnel_found(tunnel)})",
+        f"seen on the WAN: {wan.encrypted} packets of the tunnel encrypted, {wan.clear_text} in clear",
+        f"warning: with masquerade, and nothing to exempt them, {wan.clear_text_if_careless} packets "
+        "for the tunnel left in clear; fasttrack's rules exempt them",
     ]
 
 
-def wan_lines(wan: Wan) -> list[str]:
-    """What is said about what was seen on the WAN."""
-    return [
-        f"on the WAN: {wan.encrypted} packets of the tunnel encrypted, {wan.clear_text} in clear",
-        f"warning: with masquerade and without an exemption from it, {wan.clear_text_if_careless} of "
-        "the tunnel's packets leave in clear; fasttrack's rules exempt them",
-    ]
+def tunnel_found(tunnel: TunnelState) -> str:
+    """The tunnel's numbers."""
+    return (
+        f"{tunnel.flows} flows, {tunnel.measurement.fast_packets} packets fast, "
+        f"{tunnel.slow_packets} slow because of IPsec"
+    )
 
 
 def as_json(results: Results, checks: list[Check]) -> dict[str, Any]:
     """All numbers."""
+    tunnel = results.tunnel
     return {
+        "held": all(check.held for check in checks),
+        "checks": [asdict(check) for check in checks],
         "kinds": {kind.name: kind_as_json(results, kind) for kind in KINDS},
         "tunnel": {
-            "marks": results.tunnel.marks,
-            "flows": results.tunnel.flows,
-            "fast_packets": results.tunnel.measurement.fast_packets,
-            "slow_packets": results.tunnel.slow_packets,
+            "marks": tunnel.marks,
+            "flows": tunnel.flows,
+            "fast_packets": tunnel.measurement.fast_packets,
+            "slow_packets": tunnel.slow_packets,
         },
         "wan": asdict(results.wan),
-        "checks": [asdict(check) for check in checks],
-        "held": all(check.held for check in checks),
-        "measurements": [
-            asdict(measurement) | {"samples": dict(profile)}
-            for measurement, profile in zip(results.measurements, results.profiles, strict=True)
-        ],
+        "measurements": [asdict(measurement) for measurement in results.measurements],
     }
 
 
@@ -270,12 +290,13 @@ def kind_as_json(results: Results, kind: Kind) -> dict[str, Any]:
         "fast_share": results.fast_share(kind),
         "modes": {
             mode.name: {
-                "median_bits_per_s": results.median(kind, mode, lambda m: m.bits_per_s),
-                "median_packets_per_s": results.median(kind, mode, lambda m: m.packets_per_s),
-                "median_cpu_ns_per_packet": results.median(kind, mode, lambda m: m.cpu_ns_per_packet),
-                "firewall_share": results.cpu_share(kind, mode, sampling.FIREWALL),
-                "fasttrack_share": results.cpu_share(kind, mode, sampling.FASTTRACK),
+                "bits_per_s": results.median(kind, mode, lambda m: m.bits_per_s),
+                "packets_per_s": results.median(kind, mode, lambda m: m.packets_per_s),
+                "cpu_ns_per_packet": results.median(kind, mode, lambda m: m.cpu_ns_per_packet),
+                "load": results.median(kind, mode, lambda m: m.load),
             }
             for mode in COMPARED
         },
+        # In samples.
+        "profile": {mode.name: dict(results.profiles[kind.name, mode.name]) for mode in (OFF, ON)},
     }

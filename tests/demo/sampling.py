@@ -2,19 +2,20 @@
 
 """What the router spends its time on: a sampling profile of its two threads, with call stacks.
 
-perf samples the threads while they run, by their own clock, so that every sample stands for the same CPU
+perf samples the processor by its clock, so that every sample of these threads stands for the same CPU
 time of the router. What a sample belongs to is decided by the innermost of its stack's functions that
 tells:
 
-* **firewall**: netfilter's hooks, and what they call: conntrack, NAT, the evaluation of the rules, and so
-  on. `nf_hook_slow` calls all of these and nothing else. Also functions of theirs that are called from
-  elsewhere, by their names' prefix. That includes what fasttrack has conntrack do.
-* **fasttrack**: the module's own functions. The module is called by such a hook, too, but is no part of
-  the firewall.
-* **forwarding**: all the rest: the ports, the IP layer, routing, and sending. The module and the flowtable
-  send from within a hook; a function that sends is forwarding, whoever calls it.
+* **firewall**: netfilter's hooks and what they call: conntrack, NAT, the evaluation of the rules, and
+  so on. `nf_hook_slow` calls these, and nothing else but what follows. Also their functions where
+  they are called from elsewhere, by the prefix of their names; so what fasttrack has conntrack do
+  is firewall.
+* **fasttrack**: the module's own functions. Such a hook calls the module, but it is no part of the
+  firewall.
+* **forwarding**: all the rest: the ports, the IP layer, routing, and sending. The module and the
+  flowtable send from within a hook; a function that sends is forwarding, whoever calls it.
 
-Interrupts and what the kernel does after them are not the router's work, and are left out."""
+Interrupts, and what the kernel does after them, are not the router's work and are left out."""
 
 import bisect
 import os
@@ -25,9 +26,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from system import Failure, complaint
+from system import Failure, complaint, run
 
-RATE_HZ = 499
+RATE_HZ = 1999
 
 FIREWALL = "firewall"
 FASTTRACK = "fasttrack"
@@ -38,53 +39,79 @@ INTERRUPT = "interrupt"
 INTERRUPT_SIGN = re.compile(r"handle_softirqs|__irq_exit_rcu|asm_sysvec_")
 # In this order for one function. Rust's names carry the crate's, after its length.
 SIGNS = (
-    (FASTTRACK, re.compile(r"_R.*9fasttrack|fasttrack_")),
-    (FORWARDING, re.compile(r"__dev_queue_xmit|dev_hard_start_xmit|neigh_\w*output|ip_finish_output2")),
-    (FIREWALL, re.compile(r"_*(nf|nft|nfnl|conntrack)_")),
+    (FASTTRACK, re.compile(r"_R.*9fasttrack|ft_|fasttrack_")),
+    (
+        FORWARDING,
+        re.compile(r"__dev_queue_xmit|dev_hard_start_xmit|neigh_\w*output|ip_finish_output2"),
+    ),
+    (FIREWALL, re.compile(r"_*(nf|nft|nfnl)_")),
 )
 
-# "  100.123456:", then a line a function, "  ffffffff81000000 function+0x10".
-TIME = re.compile(r"\s*(\d+)\.(\d+):")
+# The line that a sample of `perf script` begins with: "  100.123456789:".
+TIME = re.compile(r"\s*(\d+)\.(\d{9}):")
 
 
 class Sampler:
-    """Takes the profile of some threads, from when it is made until it is stopped."""
+    """Takes a profile of the processor, from when it is made until it is stopped."""
 
-    def __init__(self, threads: Iterable[int], data: Path) -> None:
+    def __init__(self, data: Path) -> None:
         self.data = data
-        command = ["perf", "record", "--quiet", "--event", "cpu-clock", "--freq", str(RATE_HZ), "-g"]
-        # The clock that measurements take their times from.
-        command += ["--clockid", "monotonic", "--output", str(data), "--tid", ",".join(map(str, threads))]
+        # Not fewer samples because they are slow to take, which they are on an emulated processor.
+        run("sysctl -qw kernel.perf_cpu_time_max_percent=0")
+        command, command_end = os.pipe()
+        answer_end, answer = os.pipe()
+        options = f"--quiet --all-cpus -g --event cpu-clock --freq {RATE_HZ} --output {data}"
+        # The clock that the windows' times are taken from.
+        options += f" --clockid monotonic --control fd:{command},{answer}"
         try:
-            self.perf = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self.perf = subprocess.Popen(
+                ["perf", "record", *options.split()],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=(command, answer),
+            )
         except FileNotFoundError:
             raise Failure("perf is missing") from None
+        os.close(command)
+        os.close(answer)
+        # It answers when it has begun, and if it ends before that, so does the pipe.
+        os.write(command_end, b"ping\n")
+        os.read(answer_end, 16)
+        self.control = command_end, answer_end
 
     def stop(self) -> None:
         """Ends it. The profile is complete then."""
         self.perf.send_signal(signal.SIGINT)
         _, errors = self.perf.communicate(timeout=60)
-        if not self.data.exists() or not os.path.getsize(self.data):
+        for end in self.control:
+            os.close(end)
+        if not self.data.exists() or not self.data.stat().st_size:
             raise Failure(f"perf record: {complaint(errors)}")
 
-    def samples(self) -> Iterator[tuple[int, str]]:
-        """The time in nanoseconds, and what the sample belongs to, of each sample, in order."""
-        command = ["perf", "script", "--input", str(self.data), "--no-inline", "--ns", "--fields", "time,ip,sym"]
+    def samples(self, threads: Iterable[int]) -> Iterator[tuple[int, str]]:
+        """The time in nanoseconds, and what it belongs to, of each sample of some threads."""
+        options = f"--input {self.data} --tid {','.join(map(str, threads))}"
+        options += " --fields time,ip,sym --ns --no-inline"
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
+            ["perf", "script", *options.split()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
         ) as script:
             assert script.stdout
             yield from classified(script.stdout)
 
 
 def classified(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Reads what `perf script` prints: the time, then a stack from the innermost function on, then an empty
-    line."""
+    """Reads what `perf script` prints: the time, then the stack from the innermost function on, one a
+    line after its address, then an empty line."""
     at_ns = 0
-    belongs_to: str | None = None
+    belongs_to = None
     for line in lines:
         if time := TIME.match(line):
-            at_ns = int(time[1]) * 10**9 + int(time[2].ljust(9, "0"))
+            at_ns = int(time[1] + time[2])
             belongs_to = None
         elif not line.strip():
             yield at_ns, belongs_to or FORWARDING
@@ -96,8 +123,11 @@ def classified(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
                 belongs_to = next((what for what, sign in SIGNS if sign.match(function)), None)
 
 
-def attribute(samples: Iterable[tuple[int, str]], windows: list[tuple[int, int]]) -> list[Counter[str]]:
-    """Counts the samples of each window of time. The windows follow each other, with gaps."""
+def attribute(
+    samples: Iterable[tuple[int, str]], windows: list[tuple[int, int]]
+) -> list[Counter[str]]:
+    """Counts the samples of each window of time by what they belong to. The windows follow each
+    other."""
     counts = [Counter[str]() for _ in windows]
     begins = [begin for begin, _ in windows]
     for at_ns, belongs_to in samples:

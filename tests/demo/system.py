@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 
-"""What the demo asks of the operating system: commands, network namespaces, files of numbers."""
+"""What the demo asks of the operating system: commands, network namespaces, kernel threads."""
 
 import contextlib
 import os
+import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -13,25 +14,21 @@ class Failure(Exception):
     """Something without which there is no demo. Its text is one line for the person who runs it."""
 
 
-def run(*command: str, namespace: str | None = None, stdin: str | None = None, timeout_s: float = 60) -> str:
-    """Runs a command to its end and gives what it printed."""
-    if namespace:
-        command = ("ip", "netns", "exec", namespace, *command)
+def run(command: str, namespace: str | None = None, timeout_s: float = 60) -> str:
+    """Runs a command to its end, in a network namespace if one is given; gives what it printed."""
+    words = shlex.split(command)
+    prefix = ["ip", "netns", "exec", namespace] if namespace else []
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            prefix + words, check=False, capture_output=True, text=True, timeout=timeout_s
+        )
     except FileNotFoundError:
-        raise Failure(f"{command[0]} is missing") from None
+        raise Failure(f"{words[0]} is missing") from None
     except subprocess.TimeoutExpired:
-        raise Failure(f"{describe(command)}: not done after {timeout_s:.0f} seconds") from None
+        raise Failure(f"{command}: not done after {timeout_s:.0f} seconds") from None
     if done.returncode != 0:
-        raise Failure(f"{describe(command)}: {complaint(done.stderr or done.stdout)}")
+        raise Failure(f"{command}: {complaint(done.stderr or done.stdout)}")
     return done.stdout
-
-
-def describe(command: Sequence[str]) -> str:
-    """The command as far as a person wants to read it."""
-    words = command[3:] if command[:3] == ("ip", "netns", "exec") else command
-    return " ".join(words[:6])
 
 
 def complaint(text: str) -> str:
@@ -44,12 +41,15 @@ def complaint(text: str) -> str:
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """Lets this process work in a network namespace. Its sockets stay there when it has left."""
-    with open("/proc/self/ns/net", "rb") as home, open(f"/run/netns/{namespace}", "rb") as there:
-        os.setns(there.fileno(), os.CLONE_NEWNET)
-        try:
-            yield
-        finally:
-            os.setns(home.fileno(), os.CLONE_NEWNET)
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    os.setns(there, os.CLONE_NEWNET)
+    try:
+        yield
+    finally:
+        os.setns(home, os.CLONE_NEWNET)
+        os.close(there)
+        os.close(home)
 
 
 def thread_named(prefix: str) -> int:
