@@ -159,14 +159,13 @@ def verdict(checks: list[Check]) -> str:
     return "demo: NOT all held: " + "; ".join(failed) if failed else "demo: all held"
 
 
-def progress(number: str, mode: Mode, measured: list[Measurement]) -> str:
-    """What is said when a mode has been measured in a round."""
-    kinds = {kind.name: kind for kind in KINDS}
+def progress(number: str, kind: Kind, measured: dict[Mode, Measurement]) -> str:
+    """What is said when a kind of traffic has been measured in all modes."""
     found = ", ".join(
-        f"{kinds[m.kind].title} {in_unit(kinds[m.kind], m.bits_per_s, m.packets_per_s)}"
-        for m in measured
+        f"{mode.title} {in_unit(kind, measured[mode].bits_per_s, measured[mode].packets_per_s)}"
+        for mode in COMPARED
     )
-    return f"{number:>5}  {mode.title:20}  {found}"
+    return f"{number:>5}  {kind.title:18} {found}"
 
 
 def in_unit(kind: Kind, bits_per_s: float, packets_per_s: float) -> str:
