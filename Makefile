@@ -8,6 +8,7 @@
 # make install        install what was built on this machine
 # make demo           a router in a VM, without and with fasttrack
 # make test           all tests
+# BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make lint           formatting and lints
 # make clean          delete build/; what is slow to make is kept in the cache
 
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .SUFFIXES:
 
 root := $(patsubst %/,%,$(dir $(realpath $(firstword $(MAKEFILE_LIST)))))
-build := $(root)/build
+build := $(abspath $(or $(BUILD),$(root)/build))
 PREFIX ?= /usr/local
 
 # Where commands run that need a compiler: in the tree that scripts/toolchain makes, or, if the kernel
@@ -50,6 +51,7 @@ endif
 module: prepare
 	@mkdir -p $(build)/module
 	+@$(inside) $(MAKE) -C $(kdir) M=$(root) MO=$(build)/module modules
+	@cp $(kdir)/include/config/kernel.release $(build)/release
 	@cp $(build)/module/fasttrack.ko $(build)/fasttrack.ko
 
 tool: prepare
@@ -73,7 +75,7 @@ clean:
 	rm -rf $(build)
 
 # On the machine that is to run it. DESTDIR is honoured; depmod is left to the package then.
-release = $(shell modinfo -F vermagic $(build)/fasttrack.ko | cut -d' ' -f1)
+release = $(shell cat $(build)/release)
 
 install:
 	@test -e $(build)/fasttrack.ko -a -e $(build)/fasttrack || \
