@@ -72,6 +72,8 @@ module! {
     authors: ["The fasttrack developers"],
     description: "Takes established connections past the firewall",
     license: "GPL",
+    // What the kernel loads when someone asks for the netlink family.
+    alias: ["net-pf-16-proto-16-family-fasttrack"],
 }
 
 /// What is there while the module is loaded. Dropped in this order: first nobody can reach the

@@ -151,13 +151,22 @@ def test_without_the_module(router):
     router.control.close()
     router.control.close = lambda: None
     kernel.unload()
-    for words in (("enable",), ("list", "flows"), ("flush", "flows")):
-        done = router.router.status("fasttrack", *words)
-        assert done.returncode == 3, words
-        assert "module is not loaded" in done.stderr
-    # What `enable` would have installed has not been left behind.
-    assert "fasttrack" not in router.router.run("nft", "list", "tables")
-    assert router.router.status("fasttrack", "disable").returncode == 0
+    with kernel.not_loading_by_itself():
+        for words in (("enable",), ("list", "flows"), ("flush", "flows")):
+            done = router.router.status("fasttrack", *words)
+            assert done.returncode == 3, words
+            assert "module is not loaded" in done.stderr
+        # What `enable` would have installed has not been left behind.
+        assert "fasttrack" not in router.router.run("nft", "list", "tables")
+        assert router.router.status("fasttrack", "disable").returncode == 0
+
+
+def test_the_module_is_loaded_when_it_is_asked_for(router):
+    router.control.close()
+    router.control.close = lambda: None
+    kernel.unload()
+    tool(router.router, "enable")
+    assert kernel.loaded()
 
 
 def test_without_rights(router):
@@ -167,6 +176,11 @@ def test_without_rights(router):
     done = router.router.status(*plain, "flush", "flows")
     assert done.returncode == 3
     assert "not permitted" in done.stderr.lower()
+    # Who talks to whom is nobody else's business.
+    for words in (("list", "flows"), ("monitor",)):
+        done = router.router.status(*plain, *words)
+        assert done.returncode == 3, words
+        assert "not permitted" in done.stderr.lower()
 
 
 def test_the_other_namespace(router):

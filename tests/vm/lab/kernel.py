@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The kernel that the tests run on: its log, its modules, what it holds on to."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ _COMPLAINT = re.compile(
     r"WARNING:|BUG:|Oops|general protection|RIP:|refcount_t|unregister_netdevice: waiting|"
     r"Objects remaining|still has objects|rcu_.*stall|soft lockup|hung_task|scheduling while atomic|"
     r"UBSAN|KASAN|leaked|invalid opcode|Call Trace")
+
+PREFERENCE = Path("/etc/modprobe.d/fasttrack-test.conf")
 
 
 class Log:
@@ -44,6 +47,16 @@ def load():
 def unload():
     """Unloads the module, which has to be possible at once."""
     subprocess.run(["rmmod", "fasttrack"], check=True, timeout=30)
+
+
+@contextlib.contextmanager
+def not_loading_by_itself():
+    """The module is not loaded because someone asks for its netlink family."""
+    PREFERENCE.write_text("alias net-pf-16-proto-16-family-fasttrack off\n", encoding="ascii")
+    try:
+        yield
+    finally:
+        PREFERENCE.unlink()
 
 
 def loaded():
