@@ -130,6 +130,27 @@ def test_connections_with_a_helper_stay_slow(router):
     nothing_fast(router, stream, "helper")
 
 
+def test_connections_through_a_syn_proxy_stay_slow(router):
+    """The router has answered the client itself, and moves the server's sequence numbers."""
+    router.router.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
+    router.router.nft("""
+        table ip proxy {
+            chain prerouting {
+                type filter hook prerouting priority raw;
+                iifname "lan0" tcp dport 80 tcp flags syn notrack
+            }
+            chain forward {
+                type filter hook forward priority filter - 1;
+                iifname "lan0" tcp dport 80 ct state invalid,untracked synproxy mss 1460 wscale 7 timestamp sack-perm
+            }
+        }
+        insert rule ip filter forward ct state untracked accept
+    """)
+    router.control.enable()
+    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN, 80))
+    nothing_fast(router, stream, "sequence-adjusted")
+
+
 def test_a_related_connection_is_fast_once_established(router):
     """The data connection of FTP: expected by the control connection, which stays slow."""
     router.router.nft("""
