@@ -9,14 +9,16 @@ use core::sync::atomic::Ordering;
 
 use kernel::prelude::*;
 use kernel::sync::rcu;
+use kernel::types::NotThreadSafe;
 
 use crate::bindings;
 
 /// Proof that the code runs in an RCU read-side critical section, which lasts for `'rcu`.
 ///
-/// Unlike [`rcu::Guard`] it costs nothing: it is for callbacks that the kernel calls in one.
+/// Unlike [`rcu::Guard`] it costs nothing: it is for callbacks that the kernel calls in one. It stays on
+/// the CPU, and in the task, that is in the section.
 #[derive(Clone, Copy)]
-pub struct Read<'rcu>(PhantomData<&'rcu ()>);
+pub struct Read<'rcu>(PhantomData<(&'rcu (), NotThreadSafe)>);
 
 impl<'rcu> Read<'rcu> {
     /// Of a critical section that the guard keeps open.

@@ -111,15 +111,31 @@ impl Skb {
     }
 
     /// Whether it is in a state that forwarding can't, or need not, deal with: someone else has it too,
-    /// it is tracked already, it was sent here by a packet classifier, or it is a large receive that must
-    /// not be forwarded.
+    /// it is tracked already, it was sent here by a packet classifier, hardware has forwarded it, or it is
+    /// a large receive that must not be forwarded.
     #[inline]
     pub fn is_peculiar(&self) -> bool {
         let skb = self.raw();
         skb.users.refs.counter != 1
             || skb._nfct != 0
             || self.headers().redirected() != 0
+            || self.is_forwarded_by_hardware()
             || (skb.data_len != 0 && self.is_lro())
+    }
+
+    /// Whether a switch has forwarded it already and shows it to the host as well: the IP layer forwards
+    /// no such packet again.
+    #[cfg(CONFIG_NET_SWITCHDEV)]
+    #[inline]
+    fn is_forwarded_by_hardware(&self) -> bool {
+        self.headers().offload_l3_fwd_mark() != 0
+    }
+
+    /// There are no such switches.
+    #[cfg(not(CONFIG_NET_SWITCHDEV))]
+    #[inline]
+    const fn is_forwarded_by_hardware(&self) -> bool {
+        false
     }
 
     /// Whether a device has merged segments without saying how to split them again
