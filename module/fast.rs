@@ -3,17 +3,22 @@
 //! The fast path: what happens to a packet between the device that it arrives on and the one that it
 //! leaves by.
 
-use crate::engine::key::Key;
-use crate::engine::packet;
+use crate::engine::ip::Family;
+use crate::engine::ip::Ip;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
 use crate::engine::packet::Packet;
-use crate::engine::packet::Protocol;
-use crate::engine::packet::Segment;
 use crate::engine::packet::Unread;
 use crate::engine::reason::SlowReason;
 use crate::engine::tick::Tick;
+use crate::engine::transport;
+use crate::engine::transport::Protocol;
+use crate::engine::transport::Segment;
 use crate::engine::validity::Check;
+use crate::flow::Carried;
 use crate::flow::Flow;
 use crate::instance::Instance;
+use crate::net::conntrack::Tuple;
 use crate::net::hook::Ingress;
 use crate::net::percpu;
 use crate::net::rcu::Read;
@@ -27,35 +32,46 @@ use core::sync::atomic::Ordering::Relaxed;
 
 impl Ingress for Port {
     #[inline]
-    fn arrives(&self, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
-        if !skb.is_plain_ipv4() {
-            return Err(skb);
+    fn arrives(&self, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> {
+        match skb.family() {
+            Some(Family::V4) => take::<V4>(self, read, skb),
+            Some(Family::V6) => take::<V6>(self, read, skb),
+            None => Err(skb),
         }
-        let Some(packet) = read_headers(&self.instance, &mut skb) else {
-            return Err(skb);
-        };
-        let key = packet.key(self.device);
-        let Some(flow) = find(&self.instance, read, key) else {
-            return Err(skb);
-        };
-        let now = time::now();
-        flow.see(now);
-        match admit(&self.instance, flow, &packet, &mut skb, now) {
-            Ok(segment) => forward(&self.instance, flow, &packet, segment, skb),
-            Err(reason) => Err(stay_slow(&self.instance, read, flow, &packet, skb, reason)),
-        }
+    }
+}
+
+/// What happens to a packet of either version of IP.
+#[inline]
+fn take<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
+    let instance = &port.instance;
+    let Some(packet) = read_headers::<I>(instance, &mut skb) else {
+        return Err(skb);
+    };
+    let tuple = Tuple {
+        addresses: packet.addresses,
+        ports: packet.ports,
+    };
+    let Some(flow) = instance.find::<I>(read, tuple, packet.protocol, port.device) else {
+        return Err(skb);
+    };
+    let now = time::now();
+    flow.see(now);
+    match admit(port, flow, &packet, &mut skb, now) {
+        Ok(segment) => forward(instance, flow, &packet, segment, skb),
+        Err(reason) => Err(stay_slow(instance, read, flow, &packet, skb, reason)),
     }
 }
 
 /// Reads the headers; has them brought into one piece if they are not.
 #[inline]
-fn read_headers(instance: &Instance, skb: &mut Skb) -> Option<Packet> {
+fn read_headers<I: Ip>(instance: &Instance, skb: &mut Skb) -> Option<Packet<I>> {
     match Packet::read(skb.linear()) {
         Ok(packet) => Some(packet),
         Err(Unread::NotCarried) => None,
         Err(Unread::InPieces) => {
             // Whatever is shorter is no TCP segment.
-            let len = skb.size().min(packet::READ_LEN as u32);
+            let len = skb.size().min(I::READ as u32);
             if skb.is_peculiar() || !skb.pull(len) {
                 return None;
             }
@@ -68,24 +84,17 @@ fn read_headers(instance: &Instance, skb: &mut Skb) -> Option<Packet> {
     }
 }
 
-/// The flow that a packet belongs to.
-#[inline]
-fn find<'rcu>(instance: &'rcu Instance, read: Read<'rcu>, key: Key) -> Option<&'rcu Flow> {
-    instance
-        .table
-        .find(read, |hasher| hasher.hash(key), |flow| flow.key == key)
-}
-
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
 /// is still what it was, and the memo holds. Gives its segment, if it is TCP.
 #[inline]
-fn admit(
-    instance: &Instance,
+fn admit<I: Carried>(
+    port: &Port,
     flow: &Flow,
-    packet: &Packet,
+    packet: &Packet<I>,
     skb: &mut Skb,
     now: Tick,
 ) -> Result<Option<Segment>, SlowReason> {
+    let instance = &port.instance;
     if !skb.is_for_us() {
         return Err(SlowReason::OtherHost);
     }
@@ -119,9 +128,17 @@ fn admit(
             Some(segment)
         }
         Protocol::Udp => {
-            packet::check_udp(packet, skb.linear())?;
+            transport::check_udp(packet, skb.linear())?;
             None
         }
+        Protocol::Sctp => {
+            let tag = transport::check_sctp(packet, skb.linear())?;
+            if !connection.sctp_is_established(flow.direction, tag) {
+                return Err(SlowReason::SctpControl);
+            }
+            None
+        }
+        Protocol::Other(_) => None,
     };
 
     match flow.validity.check(instance.settings.epoch(), now) {
@@ -133,18 +150,18 @@ fn admit(
     if packet.dscp() != flow.dscp_in.load(Relaxed) {
         return Err(SlowReason::Dscp);
     }
-    if !flow.route.is_current(instance.net) {
+    if !I::is_current(&flow.route, instance.net) || !I::is_forwarded(instance.net, port.index) {
         return Err(SlowReason::StaleRoute);
     }
     if !flow.neighbour.is_valid() {
         return Err(SlowReason::NoNeighbour);
     }
     // Link-layer padding is no part of the packet.
-    if skb.trim(u32::from(packet.total_len)).is_err() {
+    if skb.trim(packet.total_len).is_err() {
         return Err(SlowReason::NoMemory);
     }
     let mtu = flow.mtu.load(Relaxed).min(flow.neighbour.device().mtu());
-    if skb.exceeds(mtu) {
+    if skb.exceeds::<I>(mtu) {
         return Err(SlowReason::Mtu);
     }
     Ok(segment)
@@ -152,18 +169,21 @@ fn admit(
 
 /// Does with the packet what the slow path does with the packets of its flow.
 #[inline]
-fn forward(
+fn forward<I: Carried>(
     instance: &Instance,
     flow: &Flow,
-    packet: &Packet,
+    packet: &Packet<I>,
     segment: Option<Segment>,
     mut skb: Skb,
 ) -> Result<Sent, Skb> {
     let checksum = skb.checksum();
     let bytes = skb.size();
     let dscp = flow.dscp_out.load(Relaxed);
-    let rewritten = match skb.writable(packet::READ_LEN as u32) {
-        Ok(linear) => flow.translation.apply(packet, dscp, checksum, linear),
+    let addresses = I::leaving(flow, packet.addresses);
+    let rewritten = match skb.writable(I::READ as u32) {
+        Ok(linear) => flow
+            .translation
+            .apply(packet, addresses, dscp, checksum, linear),
         Err(_) => false,
     };
     if !rewritten {
@@ -179,17 +199,17 @@ fn forward(
         counters.add(&flow.connection, bytes);
     }
     instance.stats.fast(flow.direction, bytes);
-    Ok(skb.send(flow.stamp(), &flow.route, &flow.neighbour))
+    Ok(skb.send::<I>(flow.stamp(), &flow.route, &flow.neighbour))
 }
 
 /// Sends a packet of a flow on to the slow path: counted, and so that conntrack understands it and the
 /// learning side recognises it.
 #[cold]
-fn stay_slow(
+fn stay_slow<I: Ip>(
     instance: &Instance,
     read: Read<'_>,
     flow: &Flow,
-    packet: &Packet,
+    packet: &Packet<I>,
     skb: Skb,
     reason: SlowReason,
 ) -> Skb {

@@ -7,18 +7,23 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering::Relaxed;
 
+use crate::engine::ip::Ip;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
 use crate::engine::key::Hash;
 use crate::engine::key::Hasher;
 use crate::engine::key::Key;
-use crate::engine::packet::Protocol;
 use crate::engine::rewrite::Translation;
 use crate::engine::tick::Tick;
+use crate::engine::transport::Protocol;
 use crate::engine::validity::Validity;
 use crate::engine::window::Window;
 use crate::net::conntrack;
 use crate::net::conntrack::Direction;
+use crate::net::conntrack::Tracked;
 use crate::net::neighbour::Neighbour;
 use crate::net::route::Route;
+use crate::net::route::Routed;
 use crate::net::skb::Stamp;
 use crate::net::table::Entry;
 use crate::net::table::Link;
@@ -33,17 +38,20 @@ use crate::net::time;
 pub struct Flow {
     /// What its packets arrive with.
     pub key: Key,
-    /// What they leave with.
+    /// What their ports become, and what that and the new addresses do to their checksums.
     pub translation: Translation,
+    /// For IPv4, the addresses that they leave with. For IPv6, zero if these are those that they arrive
+    /// with; else they are looked up in the connection, as those to compare with are.
+    addresses: u64,
     /// Its connection.
     pub connection: conntrack::Held,
     /// The route that the slow path takes.
     pub route: Route,
     /// The next hop on it.
     pub neighbour: Neighbour,
+
     /// Mark and priority, in one word so that they change together.
     stamp: AtomicU64,
-
     /// Whether the memo holds.
     pub validity: Validity,
     /// DSCP that packets must arrive with.
@@ -64,10 +72,6 @@ pub struct Flow {
     bytes: AtomicU64,
     /// Conntrack's counters, if it counts.
     pub counters: Option<conntrack::Counters>,
-    /// When it was learned.
-    pub born: Tick,
-    /// The lower half of the packet count when conntrack was last told about them.
-    told: AtomicU32,
 
     /// For TCP: how far the sender went.
     pub window: Window,
@@ -78,6 +82,10 @@ pub struct Flow {
     /// The timeout that conntrack gave the connection for the flow's last packet in the slow path, in
     /// ticks.
     pub fresh: AtomicU32,
+    /// When it was learned.
+    pub born: Tick,
+    /// The lower half of the packet count when conntrack was last told about them.
+    told: AtomicU32,
 }
 
 /// What a new flow begins with.
@@ -86,8 +94,6 @@ pub struct Seed {
     pub id: u64,
     #[allow(missing_docs)]
     pub key: Key,
-    #[allow(missing_docs)]
-    pub translation: Translation,
     #[allow(missing_docs)]
     pub connection: conntrack::Held,
     #[allow(missing_docs)]
@@ -106,6 +112,54 @@ pub struct Seed {
     pub now: Tick,
 }
 
+/// A version of IP that flows are made of: where a flow keeps its addresses.
+pub trait Carried: Ip + Tracked + Routed {
+    /// What a flow keeps of them.
+    fn remembered(from: Self::Addresses, to: Self::Addresses) -> u64;
+
+    /// Whether packets of the flow arrive with `addresses`, which is to be asked only if the key is right.
+    fn arrives(flow: &Flow, addresses: Self::Addresses) -> bool;
+
+    /// The addresses that packets of the flow leave with which arrive with `addresses`.
+    fn leaving(flow: &Flow, addresses: Self::Addresses) -> Self::Addresses;
+}
+
+impl Carried for V4 {
+    fn remembered(_from: u64, to: u64) -> u64 {
+        to
+    }
+
+    /// The key says it all.
+    #[inline]
+    fn arrives(_flow: &Flow, _addresses: u64) -> bool {
+        true
+    }
+
+    #[inline]
+    fn leaving(flow: &Flow, _addresses: u64) -> u64 {
+        flow.addresses
+    }
+}
+
+impl Carried for V6 {
+    fn remembered(from: [u64; 4], to: [u64; 4]) -> u64 {
+        u64::from(from != to)
+    }
+
+    #[inline]
+    fn arrives(flow: &Flow, addresses: [u64; 4]) -> bool {
+        flow.connection.tuple::<Self>(flow.direction).addresses == addresses
+    }
+
+    #[inline]
+    fn leaving(flow: &Flow, addresses: [u64; 4]) -> [u64; 4] {
+        if flow.addresses == 0 {
+            return addresses;
+        }
+        flow.connection.translated::<Self>(flow.direction).addresses
+    }
+}
+
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -117,12 +171,18 @@ pub struct Count {
 
 impl Flow {
     /// A flow that has not been confirmed.
-    pub fn new(seed: Seed) -> Self {
+    pub fn new<I: Carried>(seed: Seed) -> Self {
         let counters = seed.connection.counters(seed.direction);
+        let from = seed.connection.tuple::<I>(seed.direction);
+        let to = seed.connection.translated::<I>(seed.direction);
         let (window, scale) = seed.window;
         Self {
             key: seed.key,
-            translation: seed.translation,
+            translation: Translation::new::<I>(
+                (from.addresses, from.ports),
+                (to.addresses, to.ports),
+            ),
+            addresses: I::remembered(from.addresses, to.addresses),
             connection: seed.connection,
             route: seed.route,
             neighbour: seed.neighbour,
@@ -148,9 +208,15 @@ impl Flow {
         }
     }
 
-    /// Its protocol.
+    /// Whether it is one of TCP.
     pub fn is_tcp(&self) -> bool {
         self.key.protocol_number() == Protocol::TCP
+    }
+
+    /// Whether its packets arrive with `addresses`, given that their key is `key`.
+    #[inline]
+    pub fn is<I: Carried>(&self, key: Key, addresses: I::Addresses) -> bool {
+        self.key == key && I::arrives(self, addresses)
     }
 
     /// Mark and priority that its packets leave with.

@@ -21,11 +21,17 @@ use kernel::sync::Mutex;
 use crate::age::Ageing;
 use crate::engine::config::Config;
 use crate::engine::config::Exclusion;
+use crate::engine::ip::Family;
+use crate::engine::key;
+use crate::engine::key::Key;
 use crate::engine::reason::GoneReason;
+use crate::engine::transport::Protocol;
 use crate::engine::validity::Epoch;
+use crate::flow::Carried;
 use crate::flow::Flow;
 use crate::learn::Learner;
 use crate::net::conntrack::Tracking;
+use crate::net::conntrack::Tuple;
 use crate::net::hook;
 use crate::net::hook::Hook;
 use crate::net::namespace::Net;
@@ -155,7 +161,7 @@ struct Control {
 
 /// What is there while fasttrack is on.
 struct Running {
-    learning: Pin<KBox<Hook<Learner>>>,
+    learning: [Pin<KBox<Hook<Learner>>>; 2],
     _tracking: Tracking<'static>,
 }
 
@@ -184,6 +190,22 @@ impl Instance {
                 control <- new_mutex!(Control { config, running: None, over: false }),
             }),
             GFP_KERNEL,
+        )
+    }
+
+    /// The flow whose packets arrive on `device` with the given addresses and ports.
+    #[inline]
+    pub fn find<'rcu, I: Carried>(
+        &'rcu self,
+        read: Read<'rcu>,
+        tuple: Tuple<I>,
+        protocol: Protocol,
+        device: key::Device,
+    ) -> Option<&'rcu Flow> {
+        self.table.find(
+            read,
+            |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, device),
+            |flow, key| flow.is::<I>(key, tuple.addresses),
         )
     }
 
@@ -294,16 +316,22 @@ impl Instance {
     fn switch_on(self: &Arc<Self>, prepared: Prepared) -> Result<Running> {
         self.table.open(prepared);
         let tracking = Tracking::new(self.net)?;
-        // SAFETY: The namespace is there until it has been switched off, which drops the hook.
-        let hook = unsafe { Hook::new(self.net, Learner::new(self.clone())) };
-        let learning = KBox::pin_init(hook, GFP_KERNEL)?;
-        learning.as_ref().begin(hook::LAST)?;
+        let learning = [self.learn(Family::V4)?, self.learn(Family::V6)?];
         self.settings.on.store(true, Release);
         self.ageing.schedule(self, Ageing::PERIOD);
         Ok(Running {
             learning,
             _tracking: tracking,
         })
+    }
+
+    /// Begins to look at what leaves.
+    fn learn(self: &Arc<Self>, family: Family) -> Result<Pin<KBox<Hook<Learner>>>> {
+        // SAFETY: The namespace is there until it has been switched off, which drops the hook.
+        let hook = unsafe { Hook::new(self.net, Learner::new(self.clone())) };
+        let hook = KBox::pin_init(hook, GFP_KERNEL)?;
+        hook.as_ref().begin(family, hook::LAST)?;
+        Ok(hook)
     }
 
     fn switch_off(self: &Arc<Self>, control: &mut Control, reason: GoneReason) {
@@ -314,7 +342,9 @@ impl Instance {
         // First no packet is forwarded any more, and no flow learned or device attached. Then conntrack is
         // told how far each flow got, while packets that come in between tell it themselves. Then they go.
         self.settings.begin_epoch();
-        running.learning.unregister();
+        for hook in &running.learning {
+            hook.unregister();
+        }
         synchronize();
         self.attaching.cancel();
         self.drop_flows(|_| Some(reason));

@@ -6,31 +6,36 @@
 //! decided about a packet: its addresses after NAT, its route and whether that leads through IPsec
 //! after a second policy lookup that source NAT may have made necessary, its mark and priority.
 
+use core::marker::PhantomData;
 use core::sync::atomic::Ordering::Relaxed;
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+use crate::engine::ip::Family;
+use crate::engine::ip::Ip;
+use crate::engine::ip::DSCP_MASK;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
 use crate::engine::key;
 use crate::engine::key::Key;
 use crate::engine::learning;
 use crate::engine::learning::Candidate;
 use crate::engine::packet::Packet;
-use crate::engine::packet::Protocol;
-use crate::engine::packet::DSCP_MASK;
-use crate::engine::packet::IPV4_LEN;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
-use crate::engine::rewrite::Translation;
+use crate::engine::transport::Protocol;
 use crate::engine::validity::Check;
 use crate::engine::validity::Validity;
 use crate::engine::window::Progress;
 use crate::engine::window::Window;
+use crate::flow::Carried;
 use crate::flow::Flow;
 use crate::flow::Seed;
 use crate::instance::Instance;
 use crate::net::conntrack::Connection;
 use crate::net::conntrack::Direction;
+use crate::net::conntrack::Tuple;
 use crate::net::hook::PostRouting;
 use crate::net::percpu;
 use crate::net::rcu::Read;
@@ -56,26 +61,42 @@ impl Learner {
 
 impl PostRouting for Learner {
     fn leaves(&self, read: Read<'_>, packet: Forwarded<'_>) {
-        let Some(header) = Header::of(packet.linear()) else {
-            return;
-        };
-        let instance = &self.instance;
-        let result = match packet.connection() {
-            Some((connection, direction, established)) => {
-                let seen = Seen {
-                    packet,
-                    header,
-                    connection,
-                    direction,
-                };
-                seen.learn(instance, read, established)
-            }
-            None => judge(instance, &packet, &header, None, false).map(|_| ()),
+        let result = match packet.family() {
+            Family::V4 => look::<V4>(&self.instance, read, packet),
+            Family::V6 => look::<V6>(&self.instance, read, packet),
         };
         if let Err(reason) = result {
-            instance.stats.slow(reason);
+            self.instance.stats.slow(reason);
         }
     }
+}
+
+/// Looks at a packet that leaves. Gives the reason for which it was slow, if it has not been counted.
+fn look<I: Carried>(
+    instance: &Arc<Instance>,
+    read: Read<'_>,
+    packet: Forwarded<'_>,
+) -> Result<(), SlowReason> {
+    let Some((connection, direction, established)) = packet.connection() else {
+        return match Header::of::<I>(packet.linear(), None) {
+            Some(header) => judge(instance, &packet, &header, None, false).map(|_| ()),
+            None => Ok(()),
+        };
+    };
+    let protocol = connection
+        .protocol()
+        .filter(|_| connection.family() == Some(I::FAMILY));
+    let Some(header) = Header::of::<I>(packet.linear(), protocol) else {
+        return Ok(());
+    };
+    let seen = Seen::<I> {
+        packet,
+        header,
+        connection,
+        direction,
+        version: PhantomData,
+    };
+    seen.learn(instance, read, established)
 }
 
 /// What is read of a packet's header.
@@ -86,13 +107,28 @@ struct Header {
 }
 
 impl Header {
-    /// `None` for a protocol that no flow is made of.
-    fn of(linear: &[u8]) -> Option<Self> {
-        let [version_ihl, tos, _, _, _, _, _, _, _, number, ..] =
-            linear.first_chunk::<IPV4_LEN>()?;
+    /// The header of a packet whose connection is of the given protocol, if it is one that the fast path
+    /// knows. `None` for a packet of a protocol that no flow is made of.
+    fn of<I: Ip>(linear: &[u8], protocol: Option<Protocol>) -> Option<Self> {
+        let bytes = linear.get(..I::HEADER)?;
+        let (number, tos, has_options) = match (I::FAMILY, bytes) {
+            (Family::V4, [start, tos, _, _, _, _, _, _, _, number, ..]) => {
+                (*number, *tos, *start != 0x45)
+            }
+            (Family::V6, [start, class, _, _, _, _, number, ..]) => {
+                let tos = start << 4 | class >> 4;
+                // What conntrack found behind extension headers, if it is something else than what the header
+                // names.
+                match protocol {
+                    Some(protocol) => (protocol.number(), tos, protocol.number() != *number),
+                    None => (*number, tos, false),
+                }
+            }
+            _ => return None,
+        };
         Some(Self {
-            protocol: Protocol::from_number(*number)?,
-            has_options: *version_ihl != 0x45,
+            protocol: Protocol::from_number(number)?,
+            has_options,
             dscp: tos & DSCP_MASK,
         })
     }
@@ -120,14 +156,15 @@ fn judge<'a>(
 }
 
 /// A tracked packet that has come out of the slow path.
-struct Seen<'a> {
+struct Seen<'a, I> {
     packet: Forwarded<'a>,
     header: Header,
     connection: &'a Connection,
     direction: Direction,
+    version: PhantomData<I>,
 }
 
-impl Seen<'_> {
+impl<I: Carried> Seen<'_, I> {
     /// Learns the flow, confirms it, or drops it. Gives the reason for which this packet was slow, if it
     /// has not been counted at ingress.
     fn learn(
@@ -137,12 +174,9 @@ impl Seen<'_> {
         established: bool,
     ) -> Result<(), SlowReason> {
         let device = instance.ports.device(read, self.packet.from().index());
-        let key = device.map(|device| self.key(device));
-        let flow = key.and_then(|key| {
-            instance
-                .table
-                .find(read, |hasher| hasher.hash(key), |flow| flow.key == key)
-        });
+        let tuple = self.connection.tuple::<I>(self.direction);
+        let protocol = self.header.protocol;
+        let flow = device.and_then(|device| instance.find::<I>(read, tuple, protocol, device));
         let facts = self.facts(established);
         let as_translated = self.is_as_translated();
         let judged = judge(
@@ -152,17 +186,17 @@ impl Seen<'_> {
             Some(facts),
             as_translated,
         );
-        match (judged, flow, key) {
+        match (judged, flow, device) {
             (Ok(route), Some(flow), _) if self.still_describes(flow, route) => {
                 self.confirm(instance, read, flow, route)
             }
             (Ok(route), Some(flow), _) => {
                 // It was counted at ingress.
-                let _ = self.create(instance, read, flow.key, route, Some(flow));
+                let _ = self.create(instance, read, flow.key.device(), route, Some(flow));
                 Ok(())
             }
-            (Ok(route), None, Some(key)) => {
-                self.create(instance, read, key, route, None)?;
+            (Ok(route), None, Some(device)) => {
+                self.create(instance, read, device, route, None)?;
                 Err(SlowReason::Learning)
             }
             (Ok(_), None, None) => {
@@ -183,11 +217,6 @@ impl Seen<'_> {
         }
     }
 
-    fn key(&self, device: key::Device) -> Key {
-        let tuple = self.connection.tuple(self.direction);
-        Key::new(tuple.addresses, tuple.ports, self.header.protocol, device)
-    }
-
     fn facts(&self, established: bool) -> learning::Connection {
         let connection = self.connection;
         learning::Connection {
@@ -198,17 +227,21 @@ impl Seen<'_> {
             sequence_adjusted: connection.adjusts_sequence(),
             tcp_established: match self.header.protocol {
                 Protocol::Tcp => connection.tcp_is_established(),
-                Protocol::Udp => true,
+                Protocol::Udp | Protocol::Sctp | Protocol::Other(_) => true,
             },
         }
     }
 
     /// Whether the packet has the addresses and ports that conntrack's entry says it leaves with, so that
-    /// nothing else has rewritten them.
+    /// nothing else has rewritten them; and the fast path is able to do the same.
     fn is_as_translated(&self) -> bool {
-        let translated = self.connection.translated(self.direction);
-        self.connection.protocol() == Some(self.header.protocol)
-            && Packet::read(self.packet.linear()).is_ok_and(|packet| {
+        let arrived = self.connection.tuple::<I>(self.direction);
+        let translated = self.connection.translated::<I>(self.direction);
+        let protocol = self.header.protocol;
+        let can_be_repeated = protocol.has_rewritable_ports() || arrived.ports == translated.ports;
+        self.connection.protocol() == Some(protocol)
+            && can_be_repeated
+            && Packet::<I>::read(self.packet.linear()).is_ok_and(|packet| {
                 packet.addresses == translated.addresses && packet.ports == translated.ports
             })
     }
@@ -259,7 +292,7 @@ impl Seen<'_> {
     fn progress(&self) -> Option<(Progress, u8)> {
         match self.header.protocol {
             Protocol::Tcp => self.connection.tcp_progress(self.direction),
-            Protocol::Udp => None,
+            Protocol::Udp | Protocol::Sctp | Protocol::Other(_) => None,
         }
     }
 
@@ -268,24 +301,30 @@ impl Seen<'_> {
         &self,
         instance: &Arc<Instance>,
         read: Read<'_>,
-        key: Key,
+        device: key::Device,
         route: PacketRoute<'_>,
         old: Option<&Flow>,
     ) -> Result<(), SlowReason> {
         let window = match (self.header.protocol, self.progress()) {
-            (Protocol::Udp, _) => (Window::default(), 0),
             (Protocol::Tcp, Some((known, scale))) => (Window::new(known), scale),
             (Protocol::Tcp, None) => return Err(SlowReason::TcpState),
+            _ => (Window::default(), 0),
         };
         let neighbour = route.neighbour().ok_or(SlowReason::NoNeighbour)?;
         let held = route.hold().ok_or(SlowReason::StaleRoute)?;
         let now = time::now();
-        let from = self.connection.tuple(self.direction);
-        let to = self.connection.translated(self.direction);
-        let new = Flow::new(Seed {
+        let Tuple { addresses, ports } = self.connection.tuple::<I>(self.direction);
+        let protocol = self.header.protocol;
+        let key = instance.table.key(read, |hasher| {
+            Key::new::<I>(hasher, addresses, ports, protocol, device)
+        });
+        // Without a table there is nothing to be learned.
+        let Some(key) = key else {
+            return Ok(());
+        };
+        let new = Flow::new::<I>(Seed {
             id: instance.new_id(),
             key,
-            translation: Translation::new((from.addresses, from.ports), (to.addresses, to.ports)),
             connection: self.connection.hold(),
             direction: self.direction,
             route: held,
@@ -295,7 +334,7 @@ impl Seen<'_> {
             cpu: percpu::this_cpu(),
             now,
         });
-        let same = |flow: &Flow| flow.key == key;
+        let same = |flow: &Flow| flow.is::<I>(key, addresses);
         let added = match old {
             Some(old) => {
                 if old.connection.is(self.connection) {

@@ -9,6 +9,10 @@ use kernel::sync::rcu;
 use crate::control::write_config;
 use crate::control::FAMILY;
 use crate::engine::config::Config;
+use crate::engine::ip::v6_bytes;
+use crate::engine::ip::Family;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
 use crate::engine::reason::GoneReason;
 use crate::engine::validity::Check;
 use crate::engine::wire::command;
@@ -25,8 +29,8 @@ use crate::net::time;
 /// Position of the group in the family.
 const EVENTS: u32 = 0;
 
-/// `AF_INET`
-const FAMILY_IPV4: u8 = 2;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// A flow was learned.
 pub fn flow_new(instance: &Instance, flow: &Flow) {
@@ -68,12 +72,12 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
         Check::Due | Check::Outdated => flow_state::SAMPLING,
         Check::Unconfirmed => flow_state::LEARNING,
     };
-    let arrives = flow.key.addresses.to_ne_bytes();
-    let leaves = flow.translation.addresses.to_ne_bytes();
-    let [a, b, c, d, e, f, g, h] = arrives;
-    let [i, j, k, l, m, n, o, p] = leaves;
     let [s0, s1, d0, d1] = flow.key.ports().to_ne_bytes();
     let [t0, t1, u0, u1] = flow.translation.ports.to_ne_bytes();
+    let family = match flow.key.family() {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    };
     let count = flow.counted();
     let stamp = flow.stamp();
     let in_index = {
@@ -83,18 +87,15 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
 
     message.u64(attribute::ID, flow.id)?;
     message.u32(attribute::STATE, state)?;
-    message.u8(attribute::FAMILY, FAMILY_IPV4)?;
+    message.u8(attribute::FAMILY, family)?;
     message.u8(attribute::PROTOCOL, flow.key.protocol_number())?;
     message.u8(
         attribute::REPLY,
         u8::from(flow.direction == Direction::Reply),
     )?;
-    message.bytes(attribute::SOURCE, &[a, b, c, d])?;
-    message.bytes(attribute::DESTINATION, &[e, f, g, h])?;
+    write_addresses(message, flow)?;
     message.bytes(attribute::SOURCE_PORT, &[s0, s1])?;
     message.bytes(attribute::DESTINATION_PORT, &[d0, d1])?;
-    message.bytes(attribute::NAT_SOURCE, &[i, j, k, l])?;
-    message.bytes(attribute::NAT_DESTINATION, &[m, n, o, p])?;
     message.bytes(attribute::NAT_SOURCE_PORT, &[t0, t1])?;
     message.bytes(attribute::NAT_DESTINATION_PORT, &[u0, u1])?;
     if let Some(index) = in_index {
@@ -112,4 +113,39 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     message.u8(attribute::DSCP_IN, flow.dscp_in.load(Relaxed) >> 2)?;
     message.u8(attribute::DSCP_OUT, flow.dscp_out.load(Relaxed) >> 2)?;
     message.u32(attribute::MTU, flow.mtu.load(Relaxed))
+}
+
+/// Writes the addresses that packets arrive with, and those that they leave with.
+fn write_addresses(message: &mut Message<'_>, flow: &Flow) -> Result<(), More> {
+    const ATTRIBUTES: [(u16, u16); 2] = [
+        (attribute::SOURCE, attribute::DESTINATION),
+        (attribute::NAT_SOURCE, attribute::NAT_DESTINATION),
+    ];
+    let (connection, direction) = (&flow.connection, flow.direction);
+    match flow.key.family() {
+        Family::V4 => {
+            let pairs = [
+                connection.tuple::<V4>(direction).addresses,
+                connection.translated::<V4>(direction).addresses,
+            ];
+            for ((source, destination), pair) in ATTRIBUTES.into_iter().zip(pairs) {
+                let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
+                message.bytes(source, &[a, b, c, d])?;
+                message.bytes(destination, &[e, f, g, h])?;
+            }
+        }
+        Family::V6 => {
+            let pairs = [
+                connection.tuple::<V6>(direction).addresses,
+                connection.translated::<V6>(direction).addresses,
+            ];
+            for ((source, destination), pair) in ATTRIBUTES.into_iter().zip(pairs) {
+                let bytes = v6_bytes(pair);
+                let (first, second) = bytes.split_at(bytes.len() / 2);
+                message.bytes(source, first)?;
+                message.bytes(destination, second)?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -9,12 +9,17 @@
 //! fast only while there is a flow of the other direction, too.
 
 use crate::engine::ageing;
+use crate::engine::ip::Family;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
 use crate::engine::key::Key;
-use crate::engine::packet::Protocol;
 use crate::engine::tick::Tick;
+use crate::engine::transport::Protocol;
+use crate::flow::Carried;
 use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::net::conntrack::Direction;
+use crate::net::conntrack::Tuple;
 use crate::net::rcu::Read;
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -44,14 +49,25 @@ pub fn opposite<'rcu>(
     read: Read<'rcu>,
     flow: &Flow,
 ) -> Option<&'rcu Flow> {
-    let tuple = flow.connection.tuple(flow.direction.other());
+    match flow.key.family() {
+        Family::V4 => opposite_of::<V4>(instance, read, flow),
+        Family::V6 => opposite_of::<V6>(instance, read, flow),
+    }
+}
+
+fn opposite_of<'rcu, I: Carried>(
+    instance: &'rcu Instance,
+    read: Read<'rcu>,
+    flow: &Flow,
+) -> Option<&'rcu Flow> {
+    let Tuple { addresses, ports } = flow.connection.tuple::<I>(flow.direction.other());
     let protocol = Protocol::from_number(flow.key.protocol_number())?;
     // The hash does not depend on the device, which may be any.
-    let key = Key::new(tuple.addresses, tuple.ports, protocol, flow.key.device());
+    let device = flow.key.device();
     instance.table.find(
         read,
-        |hasher| hasher.hash(key),
-        |other| other.connection.is(&flow.connection) && other.direction != flow.direction,
+        |hasher| Key::new::<I>(hasher, addresses, ports, protocol, device),
+        |other, _| other.connection.is(&flow.connection) && other.direction != flow.direction,
     )
 }
 

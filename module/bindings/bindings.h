@@ -20,6 +20,9 @@
 #include <net/genetlink.h>
 #include <net/gso.h>
 #include <net/ip.h>
+#include <net/ip6_fib.h>
+#include <net/ip6_route.h>
+#include <net/ipv6.h>
 #include <net/neighbour.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/nf_conntrack.h>
@@ -39,6 +42,9 @@ enum {
 	FT_IPSKB_FORWARDED = IPSKB_FORWARDED,
 	FT_IPSKB_XFRM_TRANSFORMED = IPSKB_XFRM_TRANSFORMED,
 	FT_IPSKB_REROUTED = IPSKB_REROUTED,
+	FT_IP6SKB_FORWARDED = IP6SKB_FORWARDED,
+	FT_IP6SKB_XFRM_TRANSFORMED = IP6SKB_XFRM_TRANSFORMED,
+	FT_IP6SKB_REROUTED = IP6SKB_REROUTED,
 	FT_HZ = HZ,
 	FT_GENL_MCAST_CAP_NET_ADMIN = GENL_MCAST_CAP_NET_ADMIN,
 };
@@ -54,8 +60,13 @@ void ft_ct_lock(struct nf_conn *ct);
 void ft_ct_unlock(struct nf_conn *ct);
 
 bool ft_dst_hold_safe(struct dst_entry *dst);
+bool ft_dst_is_current(struct dst_entry *dst, u32 cookie);
 u32 ft_ip_forward_mtu(const struct dst_entry *dst);
-struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb, bool *is_v6gw);
+u32 ft_ip6_forward_mtu(const struct dst_entry *dst);
+bool ft_forwards_ipv6_of(struct net *net, unsigned int ifindex);
+u32 ft_ip6_route_cookie(const struct rt6_info *rt);
+struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb);
+struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb);
 void ft_neigh_release(struct neighbour *neigh);
 
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);

@@ -7,6 +7,7 @@
 
 #include <linux/percpu.h>
 #include <linux/random.h>
+#include <net/addrconf.h>
 #include <net/netns/generic.h>
 
 struct nf_conn_counter *ft_ct_counters(const struct nf_conn *ct, unsigned int dir)
@@ -64,14 +65,47 @@ bool ft_dst_hold_safe(struct dst_entry *dst)
 	return dst_hold_safe(dst);
 }
 
+bool ft_dst_is_current(struct dst_entry *dst, u32 cookie)
+{
+	return dst_check(dst, cookie);
+}
+
 u32 ft_ip_forward_mtu(const struct dst_entry *dst)
 {
 	return ip_dst_mtu_maybe_forward(dst, true);
 }
 
-struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb, bool *is_v6gw)
+u32 ft_ip6_forward_mtu(const struct dst_entry *dst)
 {
-	struct neighbour *neigh = ip_neigh_for_gw(rt, skb, is_v6gw);
+	return ip6_dst_mtu_maybe_forward(dst, true);
+}
+
+bool ft_forwards_ipv6_of(struct net *net, unsigned int ifindex)
+{
+	const struct inet6_dev *idev = __in6_dev_get_safely(dev_get_by_index_rcu(net, ifindex));
+
+	return idev && READ_ONCE(idev->cnf.force_forwarding);
+}
+
+u32 ft_ip6_route_cookie(const struct rt6_info *rt)
+{
+	return rt6_get_cookie(rt);
+}
+
+struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb)
+{
+	bool is_v6gw = false;
+	struct neighbour *neigh = ip_neigh_for_gw(rt, skb, &is_v6gw);
+
+	if (IS_ERR(neigh) || !refcount_inc_not_zero(&neigh->refcnt))
+		return NULL;
+	return neigh;
+}
+
+struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb)
+{
+	const struct in6_addr *nexthop = rt6_nexthop(rt, &ipv6_hdr(skb)->daddr);
+	struct neighbour *neigh = ip_neigh_gw6(dst_dev_rcu(&rt->dst), nexthop);
 
 	if (IS_ERR(neigh) || !refcount_inc_not_zero(&neigh->refcnt))
 		return NULL;

@@ -8,7 +8,8 @@
 //!
 //! The files, in the order in which a packet meets them:
 //!
-//! * [`packet`] reads the headers of a received packet, or says why it can't be fast;
+//! * [`packet`] reads the headers of a received packet, with [`ip`] and [`transport`], or says why it
+//!   can't be fast;
 //! * [`key`] and [`index`] find the flow that it belongs to;
 //! * [`validity`] says whether what was learned about the flow still holds;
 //! * [`window`] follows TCP's sequence space, for conntrack;
@@ -22,12 +23,16 @@ pub mod ageing;
 pub mod checksum;
 pub mod config;
 pub mod index;
+pub mod ip;
 pub mod key;
 pub mod learning;
 pub mod packet;
 pub mod reason;
 pub mod rewrite;
+#[cfg(test)]
+pub mod samples;
 pub mod tick;
+pub mod transport;
 pub mod validity;
 pub mod window;
 pub mod wire;

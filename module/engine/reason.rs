@@ -57,7 +57,7 @@ named! {
         SecpathMismatch = "secpath-mismatch",
         /// An IP fragment.
         Fragment = "fragment",
-        /// The IP header has options.
+        /// The IP header has options, or extension headers behind it.
         IpOptions = "ip-options",
         /// The time to live ends here.
         Ttl = "ttl",
@@ -69,7 +69,7 @@ named! {
         StaleRoute = "stale-route",
         /// Not a plain unicast route.
         RouteType = "route-type",
-        /// The rule set rewrites more of the packet than NAT does.
+        /// The packet is rewritten in a way that the fast path can't repeat.
         Mangled = "mangled",
         /// Another DSCP than the flow was confirmed with.
         Dscp = "dscp",
@@ -87,6 +87,8 @@ named! {
         OtherHost = "other-host",
         /// The socket buffer is in a state that the fast path leaves alone.
         Unsupported = "unsupported",
+        /// An SCTP packet with more than data and acknowledgements, or not of the association.
+        SctpControl = "sctp-control",
     }
 }
 

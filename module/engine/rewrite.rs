@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing a packet as the slow path would: NAT, time to live, DSCP, and the checksums over them.
+//! Changing a packet as the slow path would: NAT, hops left, DSCP, and the checksums over them.
 
 use super::checksum::Sum;
+use super::ip::Ip;
 use super::packet::Packet;
-use super::packet::Protocol;
-use super::packet::DSCP_MASK;
-use super::packet::IPV4_LEN;
-use super::packet::UDP_LEN;
+use super::transport::Protocol;
+use super::transport::UDP_LEN;
 
-/// What the packets of a flow leave with in place of what they arrived with, and what that does to
-/// their checksums: one precomputed difference for all fields together.
+/// What the ports of a flow's packets become, and what the whole change does to their checksums: one
+/// precomputed difference for all fields together. The addresses are kept elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
-    /// Source and destination address, as they lie in the header.
-    pub addresses: u64,
     /// Source and destination port, as they lie in the header.
     pub ports: u32,
     /// Difference that the addresses make: to the IP header's checksum, and to the sum over the
@@ -36,31 +33,44 @@ pub enum Checksum {
 
 impl Translation {
     /// From the addresses and ports that packets arrive with to those that they leave with.
-    pub const fn new(from: (u64, u32), to: (u64, u32)) -> Self {
-        let address_delta = Sum::of_u64(from.0).delta_to(Sum::of_u64(to.0));
+    pub fn new<I: Ip>(from: (I::Addresses, u32), to: (I::Addresses, u32)) -> Self {
+        let address_delta = I::sum(from.0).delta_to(I::sum(to.0));
         let port_delta = Sum::of_u32(from.1).delta_to(Sum::of_u32(to.1));
         Self {
-            addresses: to.0,
             ports: to.1,
             address_delta,
             full_delta: address_delta.plus(port_delta),
         }
     }
 
-    /// Rewrites the headers of `packet`, which begins with `linear`: addresses, ports, one hop less
-    /// to live, `dscp` (in its place in the type of service), and the checksums.
+    /// Rewrites the headers of `packet`, which begins with `linear`: `addresses`, ports, one hop less,
+    /// `dscp` (in its place in the type of service), and the checksums.
     ///
     /// Gives `false`, and changes nothing, if the headers are not all there; [`Packet::read`] has made
     /// sure that they are.
     #[inline]
-    pub fn apply(&self, packet: &Packet, dscp: u8, checksum: Checksum, linear: &mut [u8]) -> bool {
+    pub fn apply<I: Ip>(
+        &self,
+        packet: &Packet<I>,
+        addresses: I::Addresses,
+        dscp: u8,
+        checksum: Checksum,
+        linear: &mut [u8],
+    ) -> bool {
+        // One look at the length, before anything is changed.
+        if linear.len() < I::HEADER + packet.protocol.header_len() {
+            return false;
+        }
+        let delta = self.address_delta;
+        let Some(behind) = I::rewrite(packet, linear, dscp, addresses, delta) else {
+            return false;
+        };
         match packet.protocol {
             Protocol::Udp => {
-                let Some(bytes) = linear.first_chunk_mut::<{ IPV4_LEN + UDP_LEN }>() else {
+                let Some([p, q, r, s, _, _, c0, c1]) = behind.first_chunk_mut::<UDP_LEN>() else {
                     return false;
                 };
-                self.rewrite_addresses(packet, dscp, bytes);
-                let [.., c0, c1] = bytes;
+                [*p, *q, *r, *s] = self.ports.to_ne_bytes();
                 let old = u16::from_ne_bytes([*c0, *c1]);
                 let new = match checksum {
                     Checksum::Present => self.full_delta.amend_udp(old),
@@ -69,119 +79,166 @@ impl Translation {
                 [*c0, *c1] = new.to_ne_bytes();
             }
             Protocol::Tcp => {
-                let Some(bytes) = linear.first_chunk_mut::<{ IPV4_LEN + 18 }>() else {
+                let Some([p, q, r, s, .., c0, c1]) = behind.first_chunk_mut::<TCP_CHECKED>() else {
                     return false;
                 };
-                let [.., c0, c1] = bytes;
+                [*p, *q, *r, *s] = self.ports.to_ne_bytes();
                 let old = u16::from_ne_bytes([*c0, *c1]);
                 let new = match checksum {
                     Checksum::Present => self.full_delta.amend(old),
                     Checksum::LeftToDevice => self.address_delta.amend_partial(old),
                 };
                 [*c0, *c1] = new.to_ne_bytes();
-                self.rewrite_addresses(packet, dscp, bytes);
             }
+            // Ports stay, and no checksum is over the addresses that conntrack would amend.
+            Protocol::Sctp | Protocol::Other(_) => {}
         }
         true
     }
-
-    /// The IP header, and the ports behind it.
-    #[inline]
-    fn rewrite_addresses<const LEN: usize>(
-        &self,
-        packet: &Packet,
-        dscp: u8,
-        bytes: &mut [u8; LEN],
-    ) {
-        let Some(header) = bytes.first_chunk_mut::<{ IPV4_LEN + 4 }>() else {
-            return;
-        };
-        let tos = packet.tos & !DSCP_MASK | dscp;
-        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
-        // what has to be added (RFC 1141).
-        let hop = Sum(u16::from_ne_bytes([0xfe, 0xff]));
-        let mut delta = self.address_delta.plus(hop);
-        if tos != packet.tos {
-            let old = Sum(u16::from_ne_bytes([0x45, packet.tos]));
-            let new = Sum(u16::from_ne_bytes([0x45, tos]));
-            delta = delta.plus(old.delta_to(new));
-        }
-        let [_, tos_field, _, _, _, _, _, _, ttl, _, c0, c1, rest @ ..] = header;
-        *tos_field = tos;
-        *ttl = packet.ttl.wrapping_sub(1);
-        [*c0, *c1] = delta.amend(u16::from_ne_bytes([*c0, *c1])).to_ne_bytes();
-        let [a, b, c, d, e, f, g, h, p, q, r, s] = rest;
-        [*a, *b, *c, *d, *e, *f, *g, *h] = self.addresses.to_ne_bytes();
-        [*p, *q, *r, *s] = self.ports.to_ne_bytes();
-    }
 }
+
+/// Bytes of a TCP header up to the end of its checksum.
+const TCP_CHECKED: usize = 18;
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::tests::{seal, tcp, udp};
+    use super::super::ip::{Family, Ip, DSCP_MASK, V4, V6};
+    use super::super::samples::{header_len, packet, sctp, seal, sum, tcp, udp};
     use super::*;
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    /// The transport checksum of a whole packet, computed from nothing.
-    fn transport_checksum(bytes: &[u8]) -> u16 {
-        let mut data: Vec<u8> = bytes[12..20].to_vec();
-        let len = (bytes.len() - IPV4_LEN) as u16;
-        data.extend([0, bytes[9]]);
-        data.extend(len.to_be_bytes());
-        let mut transport = bytes[IPV4_LEN..].to_vec();
-        let at = if bytes[9] == 17 { 6 } else { 16 };
-        transport[at..at + 2].fill(0);
-        data.extend(transport);
-        if data.len() % 2 == 1 {
-            data.push(0);
+    /// Where the addresses are.
+    fn addresses_at(family: Family) -> core::ops::Range<usize> {
+        match family {
+            Family::V4 => 12..20,
+            Family::V6 => 8..40,
         }
-        let mut sum = 0u32;
-        for pair in data.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-        }
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        !(sum as u16)
     }
 
+    fn protocol_of(bytes: &[u8]) -> u8 {
+        bytes[if bytes[0] >> 4 == 4 { 9 } else { 6 }]
+    }
+
+    fn family_of(bytes: &[u8]) -> Family {
+        if bytes[0] >> 4 == 4 {
+            Family::V4
+        } else {
+            Family::V6
+        }
+    }
+
+    /// The sum over the pseudo header.
     fn pseudo_header_sum(bytes: &[u8]) -> u16 {
-        let mut sum = 0u32;
-        for pair in bytes[12..20].chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
-        }
-        sum += u32::from(bytes[9]) + (bytes.len() - IPV4_LEN) as u32;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        let family = family_of(bytes);
+        let mut data = bytes[addresses_at(family)].to_vec();
+        data.extend([0, protocol_of(bytes)]);
+        data.extend(((bytes.len() - header_len(family)) as u16).to_be_bytes());
+        sum(&data)
     }
 
     fn checksum_at(bytes: &[u8]) -> usize {
-        IPV4_LEN + if bytes[9] == 17 { 6 } else { 16 }
+        header_len(family_of(bytes)) + if protocol_of(bytes) == 17 { 6 } else { 16 }
+    }
+
+    /// The transport checksum of a whole packet, computed from nothing.
+    fn transport_checksum(bytes: &[u8]) -> u16 {
+        let at = checksum_at(bytes);
+        let mut data = bytes.to_vec();
+        data[at..at + 2].fill(0);
+        let mut whole = pseudo_header_sum(bytes).to_be_bytes().to_vec();
+        whole.extend(&data[header_len(family_of(bytes))..]);
+        !sum(&whole)
     }
 
     fn same(a: u16, b: u16) -> bool {
         a == b || (a == 0 && b == 0xffff) || (a == 0xffff && b == 0)
     }
 
+    /// Rewrites a packet. Gives whether that was done.
+    fn rewrite<I: Ip>(
+        bytes: &mut [u8],
+        original: &[u8],
+        to: (I::Addresses, u32),
+        dscp: u8,
+        checksum: Checksum,
+    ) -> bool {
+        let packet = Packet::<I>::read(original).unwrap();
+        let translation = Translation::new::<I>((packet.addresses, packet.ports), to);
+        translation.apply(&packet, to.0, dscp, checksum, bytes)
+    }
+
+    /// The same, with new addresses as bytes, of which IPv4 takes the first eight.
+    fn rewrite_either(
+        bytes: &mut [u8],
+        original: &[u8],
+        addresses: [u64; 4],
+        ports: u32,
+        dscp: u8,
+        checksum: Checksum,
+    ) -> bool {
+        match family_of(original) {
+            Family::V4 => rewrite::<V4>(bytes, original, (addresses[0], ports), dscp, checksum),
+            Family::V6 => rewrite::<V6>(bytes, original, (addresses, ports), dscp, checksum),
+        }
+    }
+
+    /// What a rewritten packet has to look like, but for its transport checksum.
+    fn expected(original: &[u8], addresses: [u64; 4], ports: Option<u32>, dscp: u8) -> Vec<u8> {
+        let mut bytes = original.to_vec();
+        let family = family_of(original);
+        let header = header_len(family);
+        let new: Vec<u8> = addresses
+            .iter()
+            .flat_map(|word| word.to_ne_bytes())
+            .collect();
+        let at = addresses_at(family);
+        bytes[at.clone()].copy_from_slice(&new[..at.len()]);
+        if let Some(ports) = ports {
+            bytes[header..header + 4].copy_from_slice(&ports.to_ne_bytes());
+        }
+        match family {
+            Family::V4 => {
+                bytes[1] = original[1] & 3 | dscp;
+                bytes[8] -= 1;
+            }
+            Family::V6 => {
+                let class = (original[0] << 4 | original[1] >> 4) & 3 | dscp;
+                bytes[0] = 0x60 | class >> 4;
+                bytes[1] = class << 4 | original[1] & 0xf;
+                bytes[7] -= 1;
+            }
+        }
+        seal(&mut bytes);
+        bytes
+    }
+
     prop_compose! {
         fn packets()(
+            is_v4 in any::<bool>(),
             is_tcp in any::<bool>(),
             payload in proptest::collection::vec(any::<u8>(), 0..64),
-            addresses in any::<[u8; 8]>(),
+            addresses in any::<[u8; 32]>(),
             ports in any::<[u8; 4]>(),
             tos in any::<u8>(),
-            ttl in 2u8..,
+            hops in 2u8..,
         ) -> Vec<u8> {
-            let mut bytes = if is_tcp { tcp(payload.len()) } else { udp(payload.len()) };
+            let family = if is_v4 { Family::V4 } else { Family::V6 };
+            let mut bytes = if is_tcp { tcp(family, payload.len()) } else { udp(family, payload.len()) };
             let at = bytes.len() - payload.len();
             bytes[at..].copy_from_slice(&payload);
-            bytes[1] = tos;
-            bytes[8] = ttl;
-            bytes[12..20].copy_from_slice(&addresses);
-            bytes[20..24].copy_from_slice(&ports);
+            if is_v4 {
+                bytes[1] = tos;
+                bytes[8] = hops;
+            } else {
+                bytes[0] = 0x60 | tos >> 4;
+                bytes[1] = tos << 4 | 0xa;
+                bytes[7] = hops;
+            }
+            let at = addresses_at(family);
+            bytes[at.clone()].copy_from_slice(&addresses[..at.len()]);
+            let header = header_len(family);
+            bytes[header..header + 4].copy_from_slice(&ports);
             seal(&mut bytes);
             bytes
         }
@@ -191,7 +248,7 @@ mod tests {
         #[test]
         fn the_result_is_what_computing_anew_gives(
             original in packets(),
-            addresses in any::<u64>(),
+            addresses in any::<[u64; 4]>(),
             ports in any::<u32>(),
             dscp in any::<u8>(),
             left_to_device in any::<bool>(),
@@ -204,50 +261,66 @@ mod tests {
                 match transport_checksum(&bytes) { 0 => 0xffff, c => c }
             };
             bytes[at..at + 2].copy_from_slice(&field.to_be_bytes());
-            let packet = Packet::read(&bytes).unwrap();
+            let original = bytes.clone();
             let dscp = dscp & DSCP_MASK;
-            let translation = Translation::new((packet.addresses, packet.ports), (addresses, ports));
             let kind = if left_to_device { Checksum::LeftToDevice } else { Checksum::Present };
-            prop_assert!(translation.apply(&packet, dscp, kind, &mut bytes));
+            prop_assert!(rewrite_either(&mut bytes, &original, addresses, ports, dscp, kind));
 
-            let mut expected = original.clone();
-            expected[1] = original[1] & 3 | dscp;
-            expected[8] -= 1;
-            expected[12..20].copy_from_slice(&addresses.to_ne_bytes());
-            expected[20..24].copy_from_slice(&ports.to_ne_bytes());
-            seal(&mut expected);
-            let expected_field = if left_to_device { pseudo_header_sum(&expected) } else { transport_checksum(&expected) };
+            let mut wanted = expected(&original, addresses, Some(ports), dscp);
+            let wanted_field = if left_to_device { pseudo_header_sum(&wanted) } else { transport_checksum(&wanted) };
             let read = |b: &[u8], at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
-            prop_assert!(same(read(&bytes, at), expected_field));
-            prop_assert!(same(read(&bytes, 10), read(&expected, 10)));
-            if !left_to_device && bytes[9] == 17 {
+            prop_assert!(same(read(&bytes, at), wanted_field));
+            if !left_to_device && protocol_of(&bytes) == 17 {
                 prop_assert_ne!(read(&bytes, at), 0, "UDP never loses its checksum");
             }
-            for b in [&mut bytes, &mut expected] {
-                b[at..at + 2].fill(0);
-                b[10..12].fill(0);
+            if family_of(&bytes) == Family::V4 {
+                prop_assert!(same(read(&bytes, 10), read(&wanted, 10)));
             }
-            prop_assert_eq!(bytes, expected);
+            for b in [&mut bytes, &mut wanted] {
+                b[at..at + 2].fill(0);
+                seal(b);
+            }
+            prop_assert_eq!(bytes, wanted);
         }
 
         #[test]
-        fn udp_without_checksum_stays_without(original in packets(), addresses in any::<u64>()) {
+        fn udp_without_checksum_stays_without(original in packets(), addresses in any::<[u64; 4]>()) {
             let mut bytes = original;
-            prop_assume!(bytes[9] == 17);
-            bytes[26..28].fill(0);
-            let packet = Packet::read(&bytes).unwrap();
-            let translation = Translation::new((packet.addresses, packet.ports), (addresses, packet.ports));
-            translation.apply(&packet, 0, Checksum::Present, &mut bytes);
-            prop_assert_eq!(&bytes[26..28], &[0, 0]);
+            prop_assume!(protocol_of(&bytes) == 17);
+            let at = checksum_at(&bytes);
+            bytes[at..at + 2].fill(0);
+            let original = bytes.clone();
+            prop_assert!(rewrite_either(&mut bytes, &original, addresses, 7, 0, Checksum::Present));
+            prop_assert_eq!(&bytes[at..at + 2], &[0, 0]);
         }
 
         #[test]
-        fn too_short_is_left_alone(original in packets(), len in 0usize..28) {
-            let packet = Packet::read(&original).unwrap();
+        fn too_short_is_left_alone(original in packets(), cut in 1usize..28) {
+            let header = header_len(family_of(&original)) + if protocol_of(&original) == 17 { 8 } else { 20 };
+            let len = header.saturating_sub(cut);
             let mut bytes = original[..len].to_vec();
-            let translation = Translation::new((packet.addresses, packet.ports), (0, 0));
-            prop_assert!(!translation.apply(&packet, 0, Checksum::Present, &mut bytes));
+            prop_assert!(!rewrite_either(&mut bytes, &original, [0; 4], 0, 0, Checksum::Present));
             prop_assert_eq!(&bytes[..], &original[..len]);
+        }
+    }
+
+    #[test]
+    fn of_other_protocols_only_the_addresses_change() {
+        for family in [Family::V4, Family::V6] {
+            for original in [packet(family, 50, &[0x5a; 40]), sctp(family, &[(0, 30)])] {
+                let mut bytes = original.clone();
+                let ports = Packet::<V4>::read(&original).map_or(0, |packet| packet.ports);
+                let to = [1, 2, 3, 4];
+                assert!(rewrite_either(
+                    &mut bytes,
+                    &original,
+                    to,
+                    ports,
+                    0x88,
+                    Checksum::Present
+                ));
+                assert_eq!(bytes, expected(&original, to, None, 0x88));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::packet::Segment;
+use super::transport::Segment;
 
 /// The highest values seen in one direction. All grow only, modulo 2^32.
 ///

@@ -16,7 +16,11 @@ use kernel::types::Opaque;
 use super::namespace::Net;
 use super::time;
 use crate::bindings;
-use crate::engine::packet::Protocol;
+use crate::engine::ip::Family;
+use crate::engine::ip::Ip;
+use crate::engine::ip::V4;
+use crate::engine::ip::V6;
+use crate::engine::transport::Protocol;
 use crate::engine::window::is_after;
 use crate::engine::window::Progress;
 
@@ -47,27 +51,67 @@ impl Direction {
     }
 }
 
-/// Addresses and ports of an IPv4 packet in one direction of a connection.
+/// Addresses and ports of a packet in one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tuple {
+pub struct Tuple<I: Ip> {
     /// Source and destination address, as they lie in the header.
-    pub addresses: u64,
-    /// Source and destination port, as they lie in the header.
+    pub addresses: I::Addresses,
+    /// Source and destination port, as they lie in the header; zero for a protocol without.
     pub ports: u32,
 }
 
-impl Tuple {
-    /// From the source's and the destination's address and port, in network byte order.
-    const fn new(source: (u32, u16), destination: (u32, u16)) -> Self {
-        let [a, b, c, d] = source.0.to_ne_bytes();
-        let [e, f, g, h] = destination.0.to_ne_bytes();
-        let [p, q] = source.1.to_ne_bytes();
-        let [r, s] = destination.1.to_ne_bytes();
-        Self {
-            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            ports: u32::from_ne_bytes([p, q, r, s]),
-        }
+/// A version of IP that connections are tracked of.
+pub trait Tracked: Ip {
+    /// The addresses of a packet between two.
+    #[doc(hidden)]
+    fn between(source: &Address, destination: &Address) -> Self::Addresses;
+}
+
+/// An address in a conntrack entry, of either version.
+#[repr(transparent)]
+pub struct Address(bindings::nf_inet_addr);
+
+impl Address {
+    /// Its four words, in the order in which they lie in memory. IPv4 uses the first.
+    #[inline]
+    fn words(&self) -> [u32; 4] {
+        // SAFETY: All members of the union are plain data, and this one covers all of it.
+        unsafe { self.0.all }
     }
+}
+
+impl Tracked for V4 {
+    #[inline]
+    fn between(source: &Address, destination: &Address) -> u64 {
+        let [source, ..] = source.words();
+        let [destination, ..] = destination.words();
+        join(source, destination)
+    }
+}
+
+impl Tracked for V6 {
+    #[inline]
+    fn between(source: &Address, destination: &Address) -> [u64; 4] {
+        let [a, b, c, d] = source.words();
+        let [e, f, g, h] = destination.words();
+        [join(a, b), join(c, d), join(e, f), join(g, h)]
+    }
+}
+
+/// Two words that lie one behind the other.
+#[inline]
+const fn join(first: u32, second: u32) -> u64 {
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// Two ports that lie one behind the other.
+#[inline]
+const fn join_ports(source: u16, destination: u16) -> u32 {
+    let [a, b] = source.to_ne_bytes();
+    let [c, d] = destination.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 impl Connection {
@@ -132,41 +176,57 @@ impl Connection {
         unsafe { bindings::nf_ct_get_id(self.raw()) }
     }
 
-    /// Transport protocol of an IPv4 connection, if it is one that the fast path knows.
-    pub fn protocol(&self) -> Option<Protocol> {
-        // SAFETY: The entry is valid; its tuples do not change once it is confirmed, but for NAT before
-        // that.
-        let tuple = unsafe { &(*addr_of!((*self.raw()).tuplehash[0])).tuple };
-        if u32::from(tuple.src.l3num) != bindings::NFPROTO_IPV4 {
-            return None;
-        }
-        Protocol::from_number(tuple.dst.protonum)
+    /// One of its two tuples.
+    #[inline]
+    fn raw_tuple(&self, direction: Direction) -> &bindings::nf_conntrack_tuple {
+        // SAFETY: The entry is valid; its tuples do not change once it is confirmed, and are changed before
+        // that only by NAT, for the packet that is looked at.
+        unsafe { &*addr_of!((*self.raw()).tuplehash[direction as usize].tuple) }
     }
 
-    /// Addresses and ports that packets of `direction` arrive with, if it is an IPv4 connection.
-    pub fn tuple(&self, direction: Direction) -> Tuple {
-        // SAFETY: As in `protocol`. Only IPv4 members are read, which are part of every member of the
-        // union; ports likewise.
-        unsafe {
-            let tuple = addr_of!((*self.raw()).tuplehash[direction as usize].tuple);
-            Tuple::new(
-                ((*tuple).src.u3.ip, (*tuple).src.u.all),
-                ((*tuple).dst.u3.ip, (*tuple).dst.u.all),
-            )
+    /// Its version of IP, if it is one.
+    pub fn family(&self) -> Option<Family> {
+        match u32::from(self.raw_tuple(Direction::Original).src.l3num) {
+            bindings::NFPROTO_IPV4 => Some(Family::V4),
+            bindings::NFPROTO_IPV6 => Some(Family::V6),
+            _ => None,
+        }
+    }
+
+    /// Its transport protocol, if it is one that the fast path knows.
+    pub fn protocol(&self) -> Option<Protocol> {
+        Protocol::from_number(self.raw_tuple(Direction::Original).dst.protonum)
+    }
+
+    /// Addresses and ports that packets of `direction` arrive with. `I` has to be its version of IP.
+    #[inline]
+    pub fn tuple<I: Tracked>(&self, direction: Direction) -> Tuple<I> {
+        let tuple = self.raw_tuple(direction);
+        // SAFETY: All members of the union are 16 bits, this one of any protocol.
+        let ports = unsafe { (tuple.src.u.all, tuple.dst.u.all) };
+        Tuple {
+            addresses: I::between(Self::address(&tuple.src.u3), Self::address(&tuple.dst.u3)),
+            ports: join_ports(ports.0, ports.1),
         }
     }
 
     /// Addresses and ports that packets of `direction` leave with: those that the answers come back to,
-    /// the other way round.
-    pub fn translated(&self, direction: Direction) -> Tuple {
+    /// the other way round. `I` has to be its version of IP.
+    #[inline]
+    pub fn translated<I: Tracked>(&self, direction: Direction) -> Tuple<I> {
+        let answer = self.raw_tuple(direction.other());
         // SAFETY: As in `tuple`.
-        unsafe {
-            let answer = addr_of!((*self.raw()).tuplehash[direction.other() as usize].tuple);
-            Tuple::new(
-                ((*answer).dst.u3.ip, (*answer).dst.u.all),
-                ((*answer).src.u3.ip, (*answer).src.u.all),
-            )
+        let ports = unsafe { (answer.dst.u.all, answer.src.u.all) };
+        Tuple {
+            addresses: I::between(Self::address(&answer.dst.u3), Self::address(&answer.src.u3)),
+            ports: join_ports(ports.0, ports.1),
         }
+    }
+
+    #[inline]
+    fn address(address: &bindings::nf_inet_addr) -> &Address {
+        // SAFETY: The type is transparent.
+        unsafe { &*core::ptr::from_ref(address).cast() }
     }
 
     /// Ticks until it expires; not above zero if it has.
@@ -199,6 +259,22 @@ impl Connection {
         // SAFETY: The entry is valid; its state is a byte.
         let state = unsafe { addr_of!((*self.tcp()).state).read_volatile() };
         u32::from(state) == bindings::tcp_conntrack_TCP_CONNTRACK_ESTABLISHED
+    }
+
+    /// Of an SCTP association: whether it is established, and `tag` is the verification tag (as it lies in
+    /// the header) of packets of `direction`.
+    #[inline]
+    pub fn sctp_is_established(&self, direction: Direction, tag: u32) -> bool {
+        // SAFETY: The entry is valid. The union's members all begin where it does.
+        let sctp = unsafe { addr_of!((*self.raw()).proto).cast::<bindings::ip_ct_sctp>() };
+        // SAFETY: As above; state and tags are plain words.
+        let (state, expected) = unsafe {
+            (
+                addr_of!((*sctp).state).read_volatile(),
+                addr_of!((*sctp).vtag[direction as usize]).read_volatile(),
+            )
+        };
+        state == bindings::sctp_conntrack_SCTP_CONNTRACK_ESTABLISHED && tag == expected
     }
 
     /// Of a TCP connection: what is known about `direction`, and the sender's window scale. `None` if
@@ -395,7 +471,7 @@ pub struct Tracking<'a> {
 }
 
 impl<'a> Tracking<'a> {
-    /// Begins, for IPv4.
+    /// Begins, for both versions of IP.
     ///
     /// # Errors
     ///
@@ -403,7 +479,7 @@ impl<'a> Tracking<'a> {
     pub fn new(net: Net<'a>) -> Result<Self> {
         // SAFETY: The namespace is valid.
         to_result(unsafe {
-            bindings::nf_ct_netns_get(net.as_ptr(), bindings::NFPROTO_IPV4 as u8)
+            bindings::nf_ct_netns_get(net.as_ptr(), bindings::NFPROTO_INET as u8)
         })?;
         Ok(Self {
             net,
@@ -415,6 +491,6 @@ impl<'a> Tracking<'a> {
 impl Drop for Tracking<'_> {
     fn drop(&mut self) {
         // SAFETY: The namespace is valid, and tracking was asked for in `new`.
-        unsafe { bindings::nf_ct_netns_put(self.net.as_ptr(), bindings::NFPROTO_IPV4 as u8) };
+        unsafe { bindings::nf_ct_netns_put(self.net.as_ptr(), bindings::NFPROTO_INET as u8) };
     }
 }

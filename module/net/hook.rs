@@ -19,6 +19,7 @@ use super::skb::Forwarded;
 use super::skb::Sent;
 use super::skb::Skb;
 use crate::bindings;
+use crate::engine::ip::Family;
 
 /// Is shown every packet that arrives on a device, before any protocol sees it.
 pub trait Ingress: Send + Sync {
@@ -30,7 +31,7 @@ pub trait Ingress: Send + Sync {
     fn arrives(&self, read: Read<'_>, packet: Skb) -> Result<Sent, Skb>;
 }
 
-/// Is shown every IPv4 packet that leaves, after routing, the firewall and NAT.
+/// Is shown every IP packet that leaves, after routing, the firewall and NAT.
 pub trait PostRouting: Send + Sync {
     /// Looks at a packet that was forwarded.
     fn leaves(&self, read: Read<'_>, packet: Forwarded<'_>);
@@ -148,15 +149,19 @@ impl<T: Ingress> Hook<T> {
 }
 
 impl<T: PostRouting> Hook<T> {
-    /// Registers the hook for forwarded IPv4 packets.
+    /// Registers the hook for forwarded packets of a version of IP.
     ///
     /// # Errors
     ///
     /// What `nf_register_net_hook` gives.
-    pub fn begin(self: Pin<&Self>, priority: i32) -> Result {
+    pub fn begin(self: Pin<&Self>, family: Family, priority: i32) -> Result {
         self.register(bindings::nf_hook_ops {
             hook: Some(Self::leaves),
-            pf: bindings::NFPROTO_IPV4 as u8,
+            pf: match family {
+                Family::V4 => bindings::NFPROTO_IPV4 as u8,
+                Family::V6 => bindings::NFPROTO_IPV6 as u8,
+            },
+            // The same number for both.
             hooknum: bindings::nf_inet_hooks_NF_INET_POST_ROUTING,
             priority,
             ..Default::default()

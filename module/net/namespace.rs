@@ -59,6 +59,27 @@ impl<'a> Net<'a> {
         unsafe { addr_of!((*self.0.as_ptr()).ipv4.rt_genid.counter).read_volatile() }
     }
 
+    /// The generation of IPv6 routes.
+    #[inline]
+    pub fn ipv6_route_generation(self) -> i32 {
+        // SAFETY: As for IPv4.
+        unsafe { addr_of!((*self.0.as_ptr()).ipv6.fib6_sernum.counter).read_volatile() }
+    }
+
+    /// Whether IPv6 packets are forwarded, whatever device they arrive on.
+    #[inline]
+    pub fn forwards_ipv6(self) -> bool {
+        // SAFETY: The namespace is valid, and keeps what is configured for all devices.
+        unsafe { addr_of!((*(*self.0.as_ptr()).ipv6.devconf_all).forwarding).read_volatile() != 0 }
+    }
+
+    /// Whether they are for the device with this index, if not for all. Called in a read side.
+    #[cold]
+    pub fn forwards_ipv6_of(self, index: u32) -> bool {
+        // SAFETY: The namespace is valid.
+        unsafe { bindings::ft_forwards_ipv6_of(self.0.as_ptr(), index) }
+    }
+
     /// Whether it is still in use. It is not torn down while the code is in a read side that began
     /// before.
     fn is_alive(self) -> bool {

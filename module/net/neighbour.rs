@@ -9,6 +9,8 @@ use core::sync::atomic::Ordering;
 
 use super::device::Device;
 use crate::bindings;
+use crate::engine::ip::Family;
+use crate::engine::ip::Ip;
 
 /// A held reference to a neighbour.
 ///
@@ -74,11 +76,11 @@ impl Neighbour {
         unsafe { &*(*self.0.as_ptr()).dev.cast::<Device>() }
     }
 
-    /// The link-layer header for IP packets to it, as the kernel caches it. `None` if the device has no
-    /// such header, if it is longer than usual,
-    /// not known yet, or just changing.
+    /// The link-layer header for packets of a version of IP to it, as the kernel caches it. `None` if the
+    /// device has no such header, if it is longer than usual, not known yet, or just changing; and if it is
+    /// one for packets of the other version, whose next hop the neighbour is in the first place.
     #[inline]
-    pub fn header(&self) -> Option<Header> {
+    pub fn header<I: Ip>(&self) -> Option<Header> {
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
         let (sequence, len, data) = unsafe {
             let cache = addr_of!((*self.0.as_ptr()).hh);
@@ -99,7 +101,13 @@ impl Neighbour {
         let len = len as usize;
         // Whoever finds it just being written has the neighbour make the header, under its lock.
         let is_whole = before & 1 == 0 && before == after;
-        (is_whole && len != 0 && len <= CACHED_HEADER).then_some(Header { bytes, len })
+        let ethertype: u16 = match I::FAMILY {
+            Family::V4 => 0x0800,
+            Family::V6 => 0x86dd,
+        };
+        let is_usable =
+            len != 0 && len <= CACHED_HEADER && bytes.ends_with(&ethertype.to_be_bytes());
+        (is_whole && is_usable).then_some(Header { bytes, len })
     }
 }
 

@@ -15,7 +15,8 @@ use super::neighbour::CACHED_HEADER;
 use super::route::PacketRoute;
 use super::route::Route;
 use crate::bindings;
-use crate::engine::packet::IPV4_LEN;
+use crate::engine::ip::Family;
+use crate::engine::ip::Ip;
 use crate::engine::rewrite::Checksum;
 use crate::engine::validity::PacketId;
 
@@ -82,13 +83,20 @@ impl Skb {
         PacketId(self.0.as_ptr() as u64)
     }
 
-    /// Whether it is an IPv4 packet without a VLAN tag beside it.
+    /// Its version of IP, if it is an IP packet without a VLAN tag beside it.
     #[inline]
-    pub fn is_plain_ipv4(&self) -> bool {
+    pub fn family(&self) -> Option<Family> {
         let headers = self.headers();
         // SAFETY: A union of a word with its halves.
         let vlan = unsafe { headers.__bindgen_anon_2.vlan_all };
-        headers.protocol == ETH_P_IP.to_be() && vlan == 0
+        if vlan != 0 {
+            return None;
+        }
+        match u16::from_be(headers.protocol) {
+            ETH_P_IP => Some(Family::V4),
+            ETH_P_IPV6 => Some(Family::V6),
+            _ => None,
+        }
     }
 
     /// Whether the frame was addressed to this host.
@@ -176,26 +184,26 @@ impl Skb {
 
     /// Whether it is too large for `mtu`, segment by segment if it is made of several.
     #[inline]
-    pub fn exceeds(&mut self, mtu: u32) -> bool {
-        self.size() > mtu && self.exceeds_by_segment(mtu)
+    pub fn exceeds<I: Ip>(&mut self, mtu: u32) -> bool {
+        self.size() > mtu && self.exceeds_by_segment::<I>(mtu)
     }
 
     #[cold]
-    fn exceeds_by_segment(&mut self, mtu: u32) -> bool {
+    fn exceeds_by_segment<I: Ip>(&mut self, mtu: u32) -> bool {
         // SAFETY: Every packet has its shared info behind its linear data.
         if unsafe { (*self.shared_info()).gso_size } == 0 {
             return true;
         }
-        self.set_transport_header();
+        self.set_transport_header::<I>();
         // SAFETY: By the invariant; the headers have been looked at, so they are in one piece.
         !unsafe { bindings::skb_gso_validate_network_len(self.0.as_ptr(), mtu) }
     }
 
-    /// Notes where the transport header is: behind an IPv4 header without options.
+    /// Notes where the transport header is: behind an IP header without options.
     #[inline]
-    fn set_transport_header(&mut self) {
+    fn set_transport_header<I: Ip>(&mut self) {
         let headers = self.headers_mut();
-        headers.transport_header = headers.network_header.wrapping_add(IPV4_LEN as u16);
+        headers.transport_header = headers.network_header.wrapping_add(I::HEADER as u16);
     }
 
     /// Who computes the transport checksum.
@@ -270,9 +278,9 @@ impl Skb {
     /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
     /// devices that ask for it.
     #[inline]
-    pub fn send(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
-        self.become_outgoing(stamp, route);
-        match neighbour.header() {
+    pub fn send<I: Ip>(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
+        self.become_outgoing::<I>(stamp, route);
+        match neighbour.header::<I>() {
             Some(header) if self.headroom() >= CACHED_HEADER => {
                 self.send_with(header, neighbour.device())
             }
@@ -280,10 +288,11 @@ impl Skb {
         }
     }
 
-    /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output` have it.
+    /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output`, or those of
+    /// IPv6, have it.
     #[inline]
-    fn become_outgoing(&mut self, stamp: Stamp, route: &Route) {
-        self.set_transport_header();
+    fn become_outgoing<I: Ip>(&mut self, stamp: Stamp, route: &Route) {
+        self.set_transport_header::<I>();
         let summed = u32::from(self.headers().ip_summed());
         if summed == bindings::CHECKSUM_COMPLETE {
             // The sum over the whole packet is that of the packet as it arrived.
@@ -370,18 +379,20 @@ pub struct Stamp {
 }
 
 const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 const PACKET_HOST: u8 = 0;
 
 /// Room that a copy is made with in front: an Ethernet header with two VLAN tags, and some.
 const LINK_HEADROOM: u32 = 32;
 
-/// An IPv4 packet in POSTROUTING that was forwarded and has neither been encapsulated nor transformed.
+/// An IP packet in POSTROUTING that was forwarded and has neither been encapsulated nor transformed.
 /// It can only be looked at.
 #[derive(Clone, Copy)]
 pub struct Forwarded<'a> {
     skb: &'a bindings::sk_buff,
     state: &'a bindings::nf_hook_state,
     from: &'a Device,
+    family: Family,
 }
 
 impl<'a> Forwarded<'a> {
@@ -389,7 +400,7 @@ impl<'a> Forwarded<'a> {
     ///
     /// # Safety
     ///
-    /// Both have to be valid for `'a`, and to come from an IPv4 hook.
+    /// Both have to be valid for `'a`, and to come from a hook of IPv4 or IPv6.
     #[inline]
     pub(super) unsafe fn new(
         skb: *mut bindings::sk_buff,
@@ -399,14 +410,39 @@ impl<'a> Forwarded<'a> {
         let (skb, state) = unsafe { (&*skb, &*state) };
         // SAFETY: The device that a packet came from is there while it is being forwarded.
         let from = unsafe { Device::from_raw(state.in_) }?;
-        let this = Self { skb, state, from };
-        let flags = u32::from(this.control().flags);
-        if flags & bindings::FT_IPSKB_FORWARDED == 0
-            || flags & (bindings::FT_IPSKB_XFRM_TRANSFORMED | bindings::FT_IPSKB_REROUTED) != 0
-        {
-            return None;
-        }
-        Some(this)
+        let family = match u32::from(state.pf) {
+            bindings::NFPROTO_IPV4 => Family::V4,
+            bindings::NFPROTO_IPV6 => Family::V6,
+            _ => return None,
+        };
+        let this = Self {
+            skb,
+            state,
+            from,
+            family,
+        };
+        let is_forwarded = match family {
+            Family::V4 => {
+                let flags = u32::from(this.ipv4_control().flags);
+                let otherwise = bindings::FT_IPSKB_XFRM_TRANSFORMED | bindings::FT_IPSKB_REROUTED;
+                flags & bindings::FT_IPSKB_FORWARDED != 0 && flags & otherwise == 0
+            }
+            Family::V6 => {
+                // Of unicast packets the flag is not kept here. But only what was received has an input
+                // device: what is sent by this host, or encapsulated by it, has none any more.
+                let control = this.ipv6_control();
+                let otherwise = bindings::FT_IP6SKB_XFRM_TRANSFORMED
+                    | bindings::FT_IP6SKB_REROUTED
+                    | bindings::FT_IP6SKB_FORWARDED;
+                control.iif != 0 && skb.sk.is_null() && u32::from(control.flags) & otherwise == 0
+            }
+        };
+        is_forwarded.then_some(this)
+    }
+
+    /// Its version of IP.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     pub(super) fn as_ptr(self) -> *mut bindings::sk_buff {
@@ -418,10 +454,16 @@ impl<'a> Forwarded<'a> {
         unsafe { self.skb.__bindgen_anon_4.__bindgen_anon_1.as_ref() }
     }
 
-    /// What the IP layer keeps in the packet's control block.
-    fn control(&self) -> &bindings::inet_skb_parm {
+    /// What the IP layer keeps in the packet's control block, if it is IPv4.
+    fn ipv4_control(&self) -> &bindings::inet_skb_parm {
         // SAFETY: Between `ip_rcv` and the device's queue the control block is the IP layer's; it is
         // aligned for any of its users.
+        unsafe { &*addr_of!(self.skb.cb).cast() }
+    }
+
+    /// The same for IPv6.
+    fn ipv6_control(&self) -> &bindings::inet6_skb_parm {
+        // SAFETY: As for IPv4.
         unsafe { &*addr_of!(self.skb.cb).cast() }
     }
 
@@ -437,7 +479,11 @@ impl<'a> Forwarded<'a> {
 
     /// Whether it is put together from fragments.
     pub fn is_reassembled(&self) -> bool {
-        self.control().frag_max_size != 0
+        let largest = match self.family {
+            Family::V4 => self.ipv4_control().frag_max_size,
+            Family::V6 => self.ipv6_control().frag_max_size,
+        };
+        largest != 0
     }
 
     /// Whether it came out of an IPsec transform.
@@ -483,7 +529,7 @@ impl<'a> Forwarded<'a> {
         // SAFETY: A union whose other members are for other layers.
         let word = unsafe { self.skb.__bindgen_anon_3.__bindgen_anon_1._skb_refdst };
         let dst = NonNull::new((word & !(bindings::SKB_DST_NOREF as usize)) as *mut _)?;
-        // SAFETY: A packet in an IPv4 hook has an IPv4 route, and holds it or has it borrowed.
+        // SAFETY: A packet in a hook has a route of that version, and holds it or has it borrowed.
         Some(unsafe { PacketRoute::new(dst, *self) })
     }
 

@@ -25,6 +25,8 @@ use crate::engine::index::Reference;
 use crate::engine::index::Writer;
 use crate::engine::key::Hash;
 use crate::engine::key::Hasher;
+use crate::engine::key::Key;
+use crate::engine::key::SECRETS;
 
 /// What a [`Table`] holds.
 pub trait Entry: Send + Sync {
@@ -148,7 +150,7 @@ impl<T: Entry> Table<T> {
         let active = KBox::new(
             Active {
                 index,
-                hasher: Hasher::new([random(), random(), random()]),
+                hasher: Hasher::new([(); SECRETS].map(|()| random())),
                 capacity,
             },
             GFP_KERNEL,
@@ -189,16 +191,22 @@ impl<T: Entry> Table<T> {
         }
     }
 
-    /// Finds the entry for which `is` holds among those with the hash that `hash` computes.
+    /// Finds the entry for which `is` holds among those with the hash of the key that `key` computes.
     #[inline]
     pub fn find<'rcu>(
         &'rcu self,
         read: Read<'rcu>,
-        hash: impl FnOnce(&Hasher) -> Hash,
-        is: impl Fn(&T) -> bool,
+        key: impl FnOnce(&Hasher) -> Key,
+        is: impl Fn(&T, Key) -> bool,
     ) -> Option<&'rcu T> {
         let active = self.active.read(read)?;
-        active.find(hash(&active.hasher), is)
+        let key = key(&active.hasher);
+        active.find(active.hasher.hash(key), |entry| is(entry, key))
+    }
+
+    /// The key that `key` computes. `None` if the table is closed.
+    pub fn key(&self, read: Read<'_>, key: impl FnOnce(&Hasher) -> Key) -> Option<Key> {
+        Some(key(&self.active.read(read)?.hasher))
     }
 
     /// Adds an entry, unless there is one already for which `same` holds.

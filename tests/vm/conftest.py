@@ -15,7 +15,8 @@ from lab.topology import Tunnel, Router  # noqa: E402
 @pytest.fixture(scope="session", autouse=True)
 def warm_kernel():
     """Has the kernel load and allocate what it keeps for ever, once."""
-    Router(controlled=False).remove()
+    for family in ("ipv4", "ipv6"):
+        Router(controlled=False, family=family).remove()
     kernel.wait_until(lambda: kernel.namespaces() <= 1, 15, pause=0.3)
 
 
@@ -37,9 +38,15 @@ def clean_kernel(warm_kernel):
 
 
 @pytest.fixture
-def router():
+def family(request):
+    """The version of IP: IPv4 unless a test is for both."""
+    return getattr(request, "param", "ipv4")
+
+
+@pytest.fixture
+def router(family):
     """A router between a LAN and a WAN."""
-    topology = Router()
+    topology = Router(family=family)
     yield topology
     topology.remove()
 

@@ -6,13 +6,16 @@ import time
 
 import pytest
 
+from lab.both import both
 from lab.kernel import wait_until
 from lab.traffic import Datagrams, Stream
+
+pytestmark = both
 
 
 def entry(router, protocol):
     """The one connection that conntrack lists: its timeout, and packets and bytes each way if counted."""
-    line, = router.router.run("conntrack", "-L", "-p", protocol).splitlines()
+    line, = router.conntrack("-L", "-p", protocol).splitlines()
     timeout = int(line.split()[2])
     counts = [tuple(map(int, pair)) for pair in re.findall(r"packets=(\d+) bytes=(\d+)", line)]
     return timeout, counts

@@ -4,12 +4,14 @@
 import time
 
 import pytest
-from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
+from lab.both import both
 from lab.kernel import wait_until
 from lab.topology import link
 from lab.traffic import Datagrams, Stream, Wire
+
+pytestmark = both
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def gone(router, reason, before, count=1, seconds=3):
 @pytest.mark.parametrize("how", [("-F",), ("-D", "-p", "udp", "--orig-port-dst", "7")], ids=["flushed", "deleted"])
 def test_the_conntrack_entry(router, datagrams, how):
     before = router.control.stats()
-    router.router.run("conntrack", *how)
+    router.conntrack(*how)
     gone(router, "conntrack", before, 2)
     # The first packet afterwards is seen by the firewall as a new connection.
     before = router.control.stats()
@@ -44,14 +46,14 @@ def test_the_conntrack_entry(router, datagrams, how):
 
 
 def test_the_packet_right_after_the_entry_was_deleted_is_slow(router, datagrams):
-    router.router.run("conntrack", "-F")
+    router.conntrack("-F")
     before = router.control.stats()
     assert datagrams.request()
     assert (router.control.stats() - before).fast == 0
 
 
 def test_the_excluded_mark_takes_effect_at_once(router, datagrams):
-    router.router.run("conntrack", "-U", "-p", "udp", "--mark", "0x08000000/0x08000000")
+    router.conntrack("-U", "-p", "udp", "--mark", "0x08000000/0x08000000")
     before = router.control.stats()
     datagrams.exchange(10)
     after = router.control.stats() - before
@@ -63,8 +65,9 @@ def test_the_excluded_mark_takes_effect_at_once(router, datagrams):
 def second_way(router):
     """A second link between router and WAN host, with the WAN host's address also reachable there."""
     link(router.wan, "eth1", router.router, "wan1")
-    router.wan.ip("addr", "add", "198.51.100.2/24", "dev", "eth1")
-    router.router.ip("addr", "add", "198.51.100.1/24", "dev", "wan1")
+    prefix = 64 if router.is_v6 else 24
+    router.wan.ip("addr", "add", f"{router.address('198.51.100.2')}/{prefix}", "dev", "eth1")
+    router.router.ip("addr", "add", f"{router.address('198.51.100.1')}/{prefix}", "dev", "wan1")
     for device in ("all", "eth0", "eth1"):
         router.wan.sysctl(f"net.ipv4.conf.{device}.rp_filter", 0)
 
@@ -72,12 +75,13 @@ def second_way(router):
 def test_the_route(router, datagrams):
     # A masqueraded connection would be ended by conntrack itself.
     router.router.nft("flush table ip nat")
-    router.router.run("conntrack", "-F")
+    router.conntrack("-F")
     second_way(router)
     datagrams.exchange(5)
     old = Wire(router.wan, "eth0", outgoing=False)
     new = Wire(router.wan, "eth1", outgoing=False)
-    router.router.ip("route", "add", f"{router.WAN}/32", "via", "198.51.100.2")
+    router.router.ip("route", "add", f"{router.WAN}/{128 if router.is_v6 else 32}",
+                     "via", router.address("198.51.100.2"))
     old.frames(0.1)
     for _ in range(10):
         assert datagrams.request()
@@ -93,7 +97,7 @@ def test_the_neighbours_address(router, datagrams):
     router.router.ip("neigh", "replace", router.WAN, "lladdr", "02:00:00:00:00:42", "dev", "wan0")
     wire.frames(0.1)
     datagrams.request(timeout=0.1)
-    frame, = (Ether(frame) for frame in wire.frames() if Ether(frame)[IP].dst == router.WAN)
+    frame, = wire.packets(destination=router.WAN)
     assert frame.dst == "02:00:00:00:00:42"
     router.router.ip("neigh", "replace", router.WAN, "lladdr", router.wan.mac("eth0"), "dev", "wan0")
     datagrams.exchange(3)
@@ -149,14 +153,14 @@ def test_idle(router, protocol):
     before = router.control.stats()
     gone(router, "idle", before, 2, 5)
     # The connection itself lives on.
-    assert router.router.run("conntrack", "-L", "-p", protocol)
+    assert router.conntrack("-L", "-p", protocol)
     conversation.exchange(5)
     assert router.control.stats().flows == 2
 
 
 def conntrack_state(router):
     """The TCP states of the connections that conntrack lists."""
-    return {line.split()[3] for line in router.router.run("conntrack", "-L", "-p", "tcp").splitlines()}
+    return {line.split()[3] for line in router.conntrack("-L", "-p", "tcp").splitlines()}
 
 
 @pytest.mark.parametrize("how, states", [
@@ -188,11 +192,11 @@ def test_a_reset_outside_the_window_does_not_end_a_stream(router):
     stream = router.until_removed(Stream(router.lan, router.wan, router.WAN))
     stream.warm_up()
     stream.send(b"q" * 100_000)
-    source, port = stream.client.getsockname()
+    source, port, *_ = stream.client.getsockname()
     wire = Wire(router.lan, "eth0")
     for sequence in (1, 0x40000000, 0x80000000, 0xc0000000):
         wire.put(Ether(src=router.lan.mac("eth0"), dst=router.router.mac("lan0"))
-                 / IP(src=source, dst=router.WAN)
+                 / router.ip_header(src=source, dst=router.WAN)
                  / TCP(sport=port, dport=80, flags="R", seq=sequence))
     wire.close()
     assert conntrack_state(router) == {"ESTABLISHED"}
@@ -251,7 +255,7 @@ def test_switching_off(router, datagrams):
 
 
 def test_ip_forward_off(router, datagrams):
-    router.router.sysctl("net.ipv4.ip_forward", 0)
+    router.forward(False)
     before = router.control.stats()
     assert not datagrams.request(timeout=0.2)
     assert (router.control.stats() - before).fast == 0

@@ -3,6 +3,7 @@
 
 import pytest
 
+from lab.both import both
 from lab.topology import Router
 from lab.traffic import Datagrams, Stream
 
@@ -26,11 +27,11 @@ table ip nat {
 
 
 @pytest.fixture(params=["as on a wire", "with offloads"])
-def make_router(request):
+def make_router(request, family):
     made = []
 
     def make(**options):
-        made.append(Router(offloads=request.param == "with offloads", **options))
+        made.append(Router(offloads=request.param == "with offloads", family=family, **options))
         return made[-1]
 
     yield make
@@ -50,6 +51,7 @@ def both_ways_fast(router, conversation, count=50, **options):
     return after
 
 
+@both
 @pytest.mark.parametrize("rules", [NO_NAT, PORT_REWRITE, None], ids=["no NAT", "port rewrite", "masquerade"])
 @pytest.mark.parametrize("kind", [Datagrams, Stream])
 def test_from_the_lan(make_router, kind, rules):
@@ -64,17 +66,19 @@ def test_from_the_lan(make_router, kind, rules):
     conversation.close()
 
 
+@both
 def test_to_the_lan_by_dnat_with_another_port(make_router):
     router = make_router()
     router.control.enable()
-    datagrams = Datagrams(router.wan, router.lan, router.WAN_GATEWAY, 8053, listen=("0.0.0.0", 53))
+    datagrams = Datagrams(router.wan, router.lan, router.WAN_GATEWAY, 8053, listen=(router.anywhere, 53))
     both_ways_fast(router, datagrams)
     datagrams.close()
-    stream = Stream(router.wan, router.lan, router.WAN_GATEWAY, 8080, listen=("0.0.0.0", 80))
+    stream = Stream(router.wan, router.lan, router.WAN_GATEWAY, 8080, listen=(router.anywhere, 80))
     both_ways_fast(router, stream)
     stream.close()
 
 
+@both
 def test_bulk_transfer(make_router):
     router = make_router()
     router.control.enable()
@@ -90,14 +94,27 @@ def test_bulk_transfer(make_router):
     stream.close()
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 18, 19, 1471, 1472])
+def test_ipv4_by_way_of_an_ipv6_gateway(router):
+    """The next hop is a neighbour of IPv6, whose cached header says so."""
+    for namespace, device, address in ((router.router, "wan0", "fe80::1"), (router.wan, "eth0", "fe80::2")):
+        namespace.enable_ipv6()
+        namespace.ip("addr", "add", f"{address}/64", "dev", device, "nodad")
+    router.router.ip("route", "replace", f"{router.WAN}/32", "via", "inet6", "fe80::2", "dev", "wan0")
+    router.control.enable()
+    both_ways_fast(router, router.until_removed(Datagrams(router.lan, router.wan, router.WAN)))
+
+
+@both
+@pytest.mark.parametrize("size", [0, 1, 7, 18, 19, -1, None], ids=lambda size: "all" if size is None else size)
 def test_every_length(router, size):
+    size = router.most if size is None else size % router.most
     router.control.enable()
     datagrams = Datagrams(router.lan, router.wan, router.WAN)
     both_ways_fast(router, datagrams, 10, size=max(size, 4))
     datagrams.close()
 
 
+@both
 def test_udp_without_checksum(router):
     router.control.enable()
     datagrams = Datagrams(router.lan, router.wan, router.WAN)

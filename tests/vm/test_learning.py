@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from lab.both import both
 from lab.kernel import wait_until
 from lab.traffic import Datagrams, Stream
 
@@ -32,6 +33,7 @@ def test_switched_off_nothing_is_learned(router, datagrams):
     assert (stats.fast, stats.flows, stats.devices, sum(stats.slow.values())) == (0, 0, 0, 0)
 
 
+@both
 def test_one_way_traffic_is_not_established(router, datagrams):
     router.control.enable()
     for _ in range(20):
@@ -41,6 +43,7 @@ def test_one_way_traffic_is_not_established(router, datagrams):
     assert stats.reasons() == {"not-established": 20}
 
 
+@both
 def test_each_direction_is_learned_from_its_own_packets(router, datagrams):
     router.control.enable()
     datagrams.exchange(1)
@@ -62,6 +65,7 @@ def test_devices_are_attached_by_themselves_and_only_those(router, datagrams):
     assert router.control.stats().devices == 2
 
 
+@both
 def test_the_marked_stay_slow(router, datagrams):
     router.router.nft("""
         table ip mark_all {
@@ -98,6 +102,7 @@ def test_only_the_masked_bits_count(router, datagrams):
     nothing_fast(router, datagrams, "marked")
 
 
+@both
 def test_untracked_stays_slow(router, datagrams):
     router.router.nft("""
         table ip no_tracking {
@@ -130,6 +135,7 @@ def test_connections_with_a_helper_stay_slow(router):
     nothing_fast(router, stream, "helper")
 
 
+@both
 def test_connections_through_a_syn_proxy_stay_slow(router):
     """The router has answered the client itself, and moves the server's sequence numbers."""
     router.router.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
@@ -151,6 +157,7 @@ def test_connections_through_a_syn_proxy_stay_slow(router):
     nothing_fast(router, stream, "sequence-adjusted")
 
 
+@both
 def test_a_related_connection_is_fast_once_established(router):
     """The data connection of FTP: expected by the control connection, which stays slow."""
     router.router.nft("""
@@ -166,7 +173,9 @@ def test_a_related_connection_is_fast_once_established(router):
     """)
     router.control.enable()
     control = router.until_removed(Stream(router.lan, router.wan, router.WAN, 21))
-    control.send(b"227 Entering Passive Mode (192,0,2,2,200,10)\r\n", back=True)
+    answer = b"229 Entering Extended Passive Mode (|||51210|)" if router.is_v6 else \
+        b"227 Entering Passive Mode (192,0,2,2,200,10)"
+    control.send(answer + b"\r\n", back=True)
     data = router.until_removed(Stream(router.lan, router.wan, router.WAN, 200 * 256 + 10))
     data.warm_up()
     before = router.control.stats()
@@ -174,6 +183,7 @@ def test_a_related_connection_is_fast_once_established(router):
     assert (router.control.stats() - before).fast >= 38
 
 
+@both
 def test_the_handshake_is_slow_and_the_stream_fast(router):
     router.control.enable()
     # A first connection attaches the devices.
@@ -188,6 +198,7 @@ def test_the_handshake_is_slow_and_the_stream_fast(router):
     assert {flow["reply"] for flow in flows if flow["packets"] > 20} == {0, 1}
 
 
+@both
 def test_rewriting_that_is_no_nat_stays_slow(router, datagrams):
     router.router.nft("""
         table ip rewriting {
@@ -209,6 +220,7 @@ def test_rewriting_that_is_no_nat_stays_slow(router, datagrams):
     del server
 
 
+@both
 def test_nothing_local_is_learned(router):
     """Traffic of the router's own is none of fasttrack's."""
     router.control.enable()

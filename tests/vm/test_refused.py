@@ -6,9 +6,10 @@ on the WAN.
 """
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 
+from lab.both import both
 from lab.traffic import Datagrams, Wire
 
 COUNT = 10
@@ -30,7 +31,9 @@ class Injector:
         """A frame of the flow, with other values for some fields of the IP header."""
         source, port = self.datagrams.source
         ethernet = Ether(src=self.router.lan.mac("eth0"), dst=self.router.router.mac("lan0"))
-        ip = IP(src=source, dst=self.router.WAN, **fields)
+        if self.router.is_v6 and "ttl" in fields:
+            fields["hlim"] = fields.pop("ttl")
+        ip = self.router.ip_header(src=source, dst=self.router.WAN, **fields)
         return ethernet / ip / UDP(sport=port, dport=7) / payload
 
     def send(self, frame):
@@ -53,12 +56,13 @@ def injector(router):
     return router.until_removed(Injector(router))
 
 
+@both
 def test_a_correct_frame_is_fast(injector):
     after, arrived = injector.send(injector.frame())
     assert len(arrived) == COUNT
     assert after.packets[0] >= COUNT - 1, after.reasons()
     for packet in arrived:
-        assert packet[IP].ttl == 63
+        assert (packet.hlim if injector.router.is_v6 else packet.ttl) == 63
         checksum = packet[UDP].chksum
         rebuilt = Ether(bytes(packet))
         del rebuilt[UDP].chksum
@@ -73,6 +77,7 @@ def mac_of_another_host(injector):
     return frame
 
 
+@both
 def test_a_frame_for_another_host(injector):
     after, arrived = injector.send(mac_of_another_host(injector))
     assert not arrived
@@ -82,23 +87,29 @@ def test_a_frame_for_another_host(injector):
 
 def with_header_byte(frame, offset, value):
     """The frame as bytes with one byte of its IP header changed, under a correct header checksum."""
-    header = bytearray(bytes(frame)[14:34])
+    raw = bytearray(bytes(frame))
+    if raw[14] >> 4 == 6:
+        raw[14 + offset] = value
+        return bytes(raw)
+    header = raw[14:34]
     header[offset] = value
     header[10:12] = b"\0\0"
     total = sum(int.from_bytes(header[at:at + 2], "big") for at in range(0, 20, 2))
     total = (total & 0xffff) + (total >> 16)
     total = (total & 0xffff) + (total >> 16)
     header[10:12] = (0xffff - total).to_bytes(2, "big")
-    raw = bytes(frame)
-    return raw[:14] + bytes(header) + raw[34:]
+    return bytes(raw[:14] + header + raw[34:])
 
 
-@pytest.mark.parametrize("offset, value, what", [
-    (0, 0x55, "version 5"),
-    (0, 0x44, "header length 16"),
-    (3, 200, "total length beyond the frame"),
-    (3, 27, "total length too short for UDP"),
-], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("family, offset, value, what", [
+    ("ipv4", 0, 0x55, "version 5"),
+    ("ipv4", 0, 0x44, "header length 16"),
+    ("ipv4", 3, 200, "total length beyond the frame"),
+    ("ipv4", 3, 27, "total length too short for UDP"),
+    ("ipv6", 0, 0x50, "version 5"),
+    ("ipv6", 5, 200, "payload length beyond the frame"),
+    ("ipv6", 5, 7, "payload length too short for UDP"),
+], ids=lambda value: value if isinstance(value, str) else "", indirect=["family"])
 def test_a_bad_header(injector, offset, value, what):
     after, arrived = injector.send(with_header_byte(injector.frame(), offset, value))
     assert not arrived, what
@@ -113,6 +124,7 @@ def test_a_bad_header_checksum(injector):
     assert after.slow["bad-header"] == COUNT, after.reasons()
 
 
+@both
 def test_padding_is_cut_off(injector):
     before = bytes(injector.frame(payload=b"injected"))
     after, arrived = injector.send(before + b"\xee" * 20)
@@ -123,14 +135,23 @@ def test_padding_is_cut_off(injector):
         assert len(bytes(packet)) == len(before)
 
 
+@both
 def test_ip_options_stay_slow(injector):
     from scapy.layers.inet import IPOption_NOP
-    after, arrived = injector.send(injector.frame(options=[IPOption_NOP()] * 4))
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
+    if injector.router.is_v6:
+        frame = injector.frame()
+        frame[IPv6].payload = IPv6ExtHdrDestOpt() / frame[UDP]
+        frame[IPv6].nh = 60
+    else:
+        frame = injector.frame(options=[IPOption_NOP()] * 4)
+    after, arrived = injector.send(frame)
     assert len(arrived) == COUNT
     assert after.fast == 0
     assert after.slow["ip-options"] == COUNT, after.reasons()
 
 
+@both
 def test_fragments_stay_slow_and_arrive_whole(router):
     router.control.enable()
     datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
@@ -144,33 +165,37 @@ def test_fragments_stay_slow_and_arrive_whole(router):
     assert after.slow["fragment"] == 5, after.reasons()
 
 
-def icmp(sink, kind, code):
-    """The ICMP messages of a kind among the packets that a wire saw."""
-    from scapy.layers.inet import ICMP
-    return [packet for packet in sink.packets(protocol=1)
-            if packet[ICMP].type == kind and packet[ICMP].code == code]
+def icmp(sink, router, ipv4, ipv6):
+    """The IP packets with ICMP messages of a type and code, given for each family, that a wire saw."""
+    number, (kind, code) = (58, ipv6) if router.is_v6 else (1, ipv4)
+    ips = (packet.payload for packet in sink.packets(protocol=number))
+    return [ip for ip in ips if bytes(ip)[router.header:router.header + 2] == bytes([kind, code])]
 
 
+@both
 def test_the_last_hop_is_answered(injector):
     answers = Wire(injector.router.lan, "eth0", outgoing=False)
     after, arrived = injector.send(injector.frame(ttl=1))
     assert not arrived
     assert after.fast == 0
     assert after.slow["ttl"] == COUNT, after.reasons()
-    exceeded = icmp(answers, 11, 0)
-    assert exceeded and all(packet[IP].src == injector.router.LAN_GATEWAY for packet in exceeded)
+    exceeded = icmp(answers, injector.router, (11, 0), (3, 0))
+    assert exceeded and all(ip.src == injector.router.LAN_GATEWAY for ip in exceeded)
     answers.close()
 
 
+@both
 def test_too_large_with_df_is_answered(injector):
-    injector.router.router.ip("link", "set", "wan0", "mtu", 1000)
-    answers = Wire(injector.router.lan, "eth0", outgoing=False)
-    after, arrived = injector.send(injector.frame(payload=b"injected" + b"x" * 1200, flags="DF"))
+    router = injector.router
+    router.router.ip("link", "set", "wan0", "mtu", 1300)
+    answers = Wire(router.lan, "eth0", outgoing=False)
+    dont_fragment = {} if router.is_v6 else {"flags": "DF"}
+    after, arrived = injector.send(injector.frame(payload=b"injected" + b"x" * 1400, **dont_fragment))
     assert not arrived
     assert after.fast == 0
     assert after.slow["mtu"] + after.slow["stale-route"] >= COUNT - 1, after.reasons()
-    needed = icmp(answers, 3, 4)
-    assert needed and bytes(needed[0])[14 + 20 + 6:14 + 20 + 8] == (1000).to_bytes(2, "big")
+    needed = icmp(answers, router, (3, 4), (2, 0))
+    assert needed and bytes(needed[0])[router.header + 6:router.header + 8] == (1300).to_bytes(2, "big")
     answers.close()
 
 
@@ -184,10 +209,11 @@ def test_too_large_without_df_is_fragmented(injector):
     assert (injector.router.control.stats() - before).fast == 0
 
 
+@both
 def test_vlan_tagged_frames_are_none_of_the_untagged_devices(injector):
     from scapy.layers.l2 import Dot1Q
     plain = injector.frame()
-    tagged = Ether(src=plain.src, dst=plain.dst) / Dot1Q(vlan=7) / plain[IP]
+    tagged = Ether(src=plain.src, dst=plain.dst) / Dot1Q(vlan=7) / plain[Ether].payload
     after, arrived = injector.send(tagged)
     assert not arrived
     assert after.fast == 0

@@ -5,8 +5,11 @@ import time
 
 import pytest
 
+from lab.both import both
 from lab.kernel import wait_until
 from lab.traffic import Datagrams
+
+pytestmark = both
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ class Namespace:
     made in, so one test can play every host of a topology without starting a process for each.
     """
 
-    def __init__(self, name):
+    def __init__(self, name, dialect=None):
         self.name = name
+        # What makes rules that are written for IPv4 ones for another family.
+        self._dialect = dialect or (lambda text: text)
         self._jobs = []
         _run(["ip", "netns", "add", name])
         self._fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -61,12 +63,21 @@ class Namespace:
     def nft(self, rules):
         """Loads an nft script."""
         with self.inside():
-            return _run(["nft", "-f", "-"], stdin=rules)
+            return _run(["nft", "-f", "-"], stdin=self._dialect(rules))
 
     def sysctl(self, name, value):
         """Sets a sysctl of the namespace."""
         with self.inside():
             Path("/proc/sys", *name.split(".")).write_text(f"{value}\n", encoding="ascii")
+
+    def enable_ipv6(self):
+        """Has devices that are made from now on speak IPv6, as quietly as they can."""
+        for scope in ("all", "default"):
+            self.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 0)
+            self.sysctl(f"net.ipv6.conf.{scope}.accept_dad", 0)
+            self.sysctl(f"net.ipv6.conf.{scope}.router_solicitations", 0)
+            # As addresses of IPv4 are.
+            self.sysctl(f"net.ipv6.conf.{scope}.keep_addr_on_down", 1)
 
     def socket(self, *arguments):
         """A socket in the namespace."""
@@ -85,7 +96,7 @@ class Namespace:
 
     def counter(self, table, name):
         """Packets that a named nft counter has counted."""
-        text = self.run("nft", "list", "counter", *table.split(), name)
+        text = self.run("nft", "list", "counter", *self._dialect(f"{table} ").split(), name)
         words = text.split()
         return int(words[words.index("packets") + 1])
 

@@ -2,6 +2,7 @@
 """The topologies of the tests."""
 
 import itertools
+import re
 
 from .control import Control
 from .namespace import Namespace
@@ -46,33 +47,87 @@ table ip nat {
 """
 
 
+#: Addresses of IPv4, and what stands for them where a topology is made for IPv6.
+IPV6_FOR = {
+    "10.0.0.2": "fd00:a::2",
+    "10.0.0.1": "fd00:a::1",
+    "10.0.0.0/24": "fd00:a::/64",
+    "192.0.2.2": "2001:db8::2",
+    "192.0.2.1": "2001:db8::1",
+    "198.51.100.1": "2001:db8:1::1",
+    "198.51.100.2": "2001:db8:1::2",
+}
+
+
+def ipv6_dialect(rules):
+    """Rules for IPv6 that say what the given ones say for IPv4."""
+    for old, new in IPV6_FOR.items():
+        old = re.escape(old)
+        rules = re.sub(rf"{old}:(?=\d)", f"[{new}]:", rules)
+        rules = re.sub(rf"{old}(?![\d.])", new, rules)
+    rules = re.sub(r"\bip protocol\b", "ip6 nexthdr", rules)
+    return re.sub(r"\bip (filter|nat|saddr|daddr|dscp|ecn|[a-z_]+ (?=\{))", r"ip6 \1", rules)
+
+
 class Router:
-    """LAN host 10.0.0.2 - router - WAN host 192.0.2.2; the router's devices are lan0 and wan0."""
+    """LAN host 10.0.0.2 - router - WAN host 192.0.2.2; the router's devices are lan0 and wan0.
 
-    LAN, WAN = "10.0.0.2", "192.0.2.2"
-    LAN_GATEWAY, WAN_GATEWAY = "10.0.0.1", "192.0.2.1"
+    With the family "ipv6" other addresses take their place, and rules that are loaded are translated.
+    """
 
-    def __init__(self, firewall=FIREWALL, offloads=False, controlled=True):
+    def __init__(self, firewall=FIREWALL, offloads=False, controlled=True, family="ipv4"):
         number = next(_SERIAL)
+        self.family = family
+        self.is_v6 = family == "ipv6"
+        self.LAN, self.WAN = self.address("10.0.0.2"), self.address("192.0.2.2")
+        self.LAN_GATEWAY, self.WAN_GATEWAY = self.address("10.0.0.1"), self.address("192.0.2.1")
+        self.anywhere = "::" if self.is_v6 else "0.0.0.0"
+        #: Length of an IP header, and what of a packet of 1500 bytes is left for UDP's payload.
+        self.header = 40 if self.is_v6 else 20
+        self.most = 1500 - self.header - 8
         self.lan = Namespace(f"lan{number}")
-        self.router = Namespace(f"router{number}")
+        self.router = Namespace(f"router{number}", ipv6_dialect if self.is_v6 else None)
         self.wan = Namespace(f"wan{number}")
+        if self.is_v6:
+            for namespace in (self.lan, self.router, self.wan):
+                namespace.enable_ipv6()
         link(self.lan, "eth0", self.router, "lan0", offloads)
         link(self.wan, "eth0", self.router, "wan0", offloads)
-        self.lan.ip("addr", "add", f"{self.LAN}/24", "dev", "eth0")
-        self.router.ip("addr", "add", f"{self.LAN_GATEWAY}/24", "dev", "lan0")
-        self.router.ip("addr", "add", f"{self.WAN_GATEWAY}/24", "dev", "wan0")
-        self.wan.ip("addr", "add", f"{self.WAN}/24", "dev", "eth0")
+        prefix = 64 if self.is_v6 else 24
+        for namespace, address, device in ((self.lan, self.LAN, "eth0"),
+                                           (self.router, self.LAN_GATEWAY, "lan0"),
+                                           (self.router, self.WAN_GATEWAY, "wan0"),
+                                           (self.wan, self.WAN, "eth0")):
+            namespace.ip("addr", "add", f"{address}/{prefix}", "dev", device)
         self.lan.ip("route", "add", "default", "via", self.LAN_GATEWAY)
         # For tests without NAT.
-        self.wan.ip("route", "add", "10.0.0.0/24", "via", self.WAN_GATEWAY)
-        self.router.sysctl("net.ipv4.ip_forward", 1)
+        self.wan.ip("route", "add", self.address("10.0.0.0/24"), "via", self.WAN_GATEWAY)
+        self.forward(True)
         self.router.sysctl("net.ipv4.conf.all.rp_filter", 0)
         if firewall:
             self.router.nft(firewall)
         self._closing = []
         if controlled:
             self.control = self.until_removed(Control(self.router))
+
+    def address(self, ipv4):
+        """The address that a topology for IPv4 would have, or what stands for it."""
+        return IPV6_FOR[ipv4] if self.is_v6 else ipv4
+
+    def ip_header(self, **fields):
+        """A header of the topology's version of IP, for scapy."""
+        from scapy.layers.inet import IP
+        from scapy.layers.inet6 import IPv6
+        return (IPv6 if self.is_v6 else IP)(**fields)
+
+    def forward(self, wanted):
+        """Whether the router forwards."""
+        name = "net.ipv6.conf.all.forwarding" if self.is_v6 else "net.ipv4.ip_forward"
+        self.router.sysctl(name, int(wanted))
+
+    def conntrack(self, *arguments):
+        """`conntrack` with the given arguments, for the topology's family; gives what it printed."""
+        return self.router.run("conntrack", *arguments, "-f", self.family)
 
     def until_removed(self, closable):
         """Closes something when the topology is removed."""

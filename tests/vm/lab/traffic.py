@@ -8,16 +8,32 @@ import time
 
 ETH_P_ALL = 3
 ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86dd
 SO_NO_CHECK = 11
+UDP_NO_CHECK6_TX = 101
+IPV6_UNICAST_HOPS = 16
+IPV6_MTU_DISCOVER = 23
+
+
+def family_of(address):
+    """The family of sockets for an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def anywhere(address, port):
+    """Where a server listens that is to be reached by an address."""
+    return ("::" if ":" in address else "0.0.0.0", port)
 
 
 class Datagrams:
     """A UDP conversation between a client and a server that echoes."""
 
     def __init__(self, client, server, address, port=7, source=None, listen=None):
-        self._server = server.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._server.bind(listen or ("0.0.0.0", port))
-        self._client = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        family = family_of(address)
+        self._is_v6 = family == socket.AF_INET6
+        self._server = server.socket(family, socket.SOCK_DGRAM)
+        self._server.bind(listen or anywhere(address, port))
+        self._client = client.socket(family, socket.SOCK_DGRAM)
         if source:
             self._client.bind(source)
         self._client.connect((address, port))
@@ -28,7 +44,7 @@ class Datagrams:
     @property
     def source(self):
         """The client's own address and port."""
-        return self._client.getsockname()
+        return self._client.getsockname()[:2]
 
     def request(self, size=32, timeout=2.0):
         """One datagram to the server. Gives whether it arrived, unchanged."""
@@ -36,9 +52,10 @@ class Datagrams:
         self._client.send(payload)
         self._server.settimeout(timeout)
         try:
-            received, self.seen_from = self._server.recvfrom(65536)
+            received, sender = self._server.recvfrom(65536)
         except TimeoutError:
             return False
+        self.seen_from = sender[:2]
         assert received == payload
         return True
 
@@ -69,20 +86,33 @@ class Datagrams:
 
     def set_tos(self, tos):
         """The type of service of the client's datagrams from now on."""
-        self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        if self._is_v6:
+            self._client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+        else:
+            self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
 
     def set_ttl(self, ttl):
         """Their time to live."""
-        self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        if self._is_v6:
+            self._client.setsockopt(socket.IPPROTO_IPV6, IPV6_UNICAST_HOPS, ttl)
+        else:
+            self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
 
     def set_do_not_fragment(self, wanted=True):
         """Whether they must not be fragmented."""
         ip_mtu_discover, dont, do = 10, 0, 2
-        self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do if wanted else dont)
+        if self._is_v6:
+            self._client.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, do if wanted else dont)
+        else:
+            self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do if wanted else dont)
 
     def set_checksum(self, wanted):
         """Whether they have a UDP checksum."""
-        self._client.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 0 if wanted else 1)
+        if self._is_v6:
+            self._client.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_TX, 0 if wanted else 1)
+            self._server.setsockopt(socket.IPPROTO_UDP, UDP_NO_CHECK6_TX + 1, 0 if wanted else 1)
+        else:
+            self._client.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 0 if wanted else 1)
 
     def close(self):
         """Ends it."""
@@ -97,19 +127,25 @@ class Datagrams:
 class Stream:
     """A TCP connection between a client and a server, both of which the test plays."""
 
+    #: What kind of socket it takes, and the option that has it send at once.
+    TYPE = (socket.SOCK_STREAM,)
+    NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
     def __init__(self, client, server, address, port=80, listen=None):
-        self._listener = server.socket(socket.AF_INET, socket.SOCK_STREAM)
+        family = family_of(address)
+        self._listener = server.socket(family, *self.TYPE)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(listen or ("0.0.0.0", port))
+        self._listener.bind(listen or anywhere(address, port))
         self._listener.listen()
-        self.client = client.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.client = client.socket(family, *self.TYPE)
         self.client.settimeout(5)
         self.client.connect((address, port))
         self._listener.settimeout(5)
-        self.server, self.seen_from = self._listener.accept()
+        self.server, sender = self._listener.accept()
+        self.seen_from = sender[:2]
         self.server.settimeout(5)
         for end in (self.client, self.server):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.setsockopt(*self.NODELAY, 1)
 
     def send(self, data=b"x" * 100, back=False):
         """Data one way, which has to arrive."""
@@ -166,7 +202,7 @@ class Wire:
         self._socket.send(bytes(frame))
 
     def frames(self, seconds=0.3):
-        """The IPv4 frames that were seen since the last call, and in the next moment."""
+        """The IP frames that were seen since the last call, and in the next moment."""
         incoming, outgoing = self._wanted
         found = []
         deadline = time.monotonic() + seconds
@@ -175,20 +211,20 @@ class Wire:
                 break
             frame, address = self._socket.recvfrom(65536)
             is_outgoing = address[2] == socket.PACKET_OUTGOING
-            if address[1] == ETH_P_IP and (outgoing if is_outgoing else incoming):
+            if address[1] in (ETH_P_IP, ETH_P_IPV6) and (outgoing if is_outgoing else incoming):
                 found.append(frame)
         return found
 
     def packets(self, source=None, destination=None, protocol=None, seconds=0.3):
         """The same, as scapy packets, of those with the given addresses and protocol number."""
         from scapy.layers.l2 import Ether
-        from scapy.layers.inet import IP
-        parsed = (Ether(frame) for frame in self.frames(seconds))
-        return [packet for packet in parsed
-                if IP in packet
-                and source in (None, packet[IP].src)
-                and destination in (None, packet[IP].dst)
-                and protocol in (None, packet[IP].proto)]
+        found = []
+        for packet in map(Ether, self.frames(seconds)):
+            ip = packet.payload
+            number = ip.nh if ip.version == 6 else ip.proto
+            if source in (None, ip.src) and destination in (None, ip.dst) and protocol in (None, number):
+                found.append(packet)
+        return found
 
     def close(self):
         """Gives the socket back."""

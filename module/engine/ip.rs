@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The two versions of the Internet protocol: what is read of their headers, and written to them.
+//!
+//! The fast path runs before `ip_rcv` and `ipv6_rcv`, so what `ip_rcv_core` (net/ipv4/ip_input.c) and
+//! `ip6_rcv_core` (net/ipv6/ip6_input.c) refuse has to be refused here too. Of addresses that no packet
+//! may come from or go to nothing is said: no flow is learned with one.
+
+use core::fmt::Debug;
+
+use super::checksum;
+use super::checksum::Sum;
+use super::key::Hasher;
+use super::packet::Packet;
+use super::packet::Unread;
+use super::transport;
+use super::transport::Protocol;
+
+/// A version of the Internet protocol, for code that handles either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A version of the Internet protocol, for code that is compiled for each.
+pub trait Ip: Copy + Debug + Eq + 'static {
+    /// Which one.
+    const FAMILY: Family;
+
+    /// Length of its header, without options or extension headers.
+    const HEADER: usize;
+
+    /// Bytes that have to be in one piece before [`Packet::read`] is sure to be able to read a packet:
+    /// the header, and a TCP header.
+    const READ: usize = Self::HEADER + transport::TCP_LEN;
+
+    /// Source and destination address, as they lie in the header.
+    type Addresses: Copy + Debug + Eq;
+
+    /// Reads the packet that begins with `linear`, the part of it that is in one piece.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unread`].
+    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread>;
+
+    /// Whether the header at the beginning of `linear` is as it was sent, as far as it says.
+    fn is_intact(linear: &[u8]) -> bool;
+
+    /// What stands for addresses in a [`Key`](super::key::Key).
+    fn identity(hasher: &Hasher, addresses: Self::Addresses) -> u64;
+
+    /// Sum over addresses, as part of a pseudo header or of a header.
+    fn sum(addresses: Self::Addresses) -> Sum;
+
+    /// Rewrites the header of `packet` at the beginning of `linear`: addresses, one hop less, and `dscp`,
+    /// in its place in the traffic class. `delta` is the difference that the addresses make to a sum.
+    /// Gives what is behind the header, or `None`, having changed nothing, if it is not all there.
+    fn rewrite<'a>(
+        packet: &Packet<Self>,
+        linear: &'a mut [u8],
+        dscp: u8,
+        addresses: Self::Addresses,
+        delta: Sum,
+    ) -> Option<&'a mut [u8]>;
+}
+
+/// The bits of the type of service, or traffic class, that are the DSCP (RFC 2474).
+pub const DSCP_MASK: u8 = 0xfc;
+
+/// What is behind the header that has to be there for any protocol: ports, or what is in their place,
+/// and as much again.
+pub const BEHIND: usize = 8;
+
+/// IPv4 (RFC 791).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V4;
+
+/// Length of an IPv4 header without options.
+const V4_LEN: usize = 20;
+
+impl Ip for V4 {
+    const FAMILY: Family = Family::V4;
+    const HEADER: usize = V4_LEN;
+    type Addresses = u64;
+
+    #[inline]
+    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
+        let Some(bytes) = linear.first_chunk::<{ V4_LEN + BEHIND }>() else {
+            return Err(v4_short(linear));
+        };
+        let [version_ihl, tos, len_0, len_1, _, _, frag_0, frag_1, ttl, number, _, _, rest @ ..] =
+            *bytes;
+        if version_ihl != 0x45 {
+            return Err(v4_other_start(version_ihl));
+        }
+        // More fragments, or an offset. "Don't fragment" and the reserved bit are no concern here.
+        if u16::from_be_bytes([frag_0, frag_1]) & 0x3fff != 0 {
+            return Err(Unread::NotCarried);
+        }
+        let Some(protocol) = Protocol::from_number(number) else {
+            return Err(Unread::NotCarried);
+        };
+        let [a, b, c, d, e, f, g, h, p, q, r, s, ..] = rest;
+        Ok(Packet {
+            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            ports: transport::ports(protocol, [p, q, r, s], linear.len() - V4_LEN)?,
+            protocol,
+            tos,
+            hops: ttl,
+            total_len: u32::from(u16::from_be_bytes([len_0, len_1])),
+        })
+    }
+
+    #[inline]
+    fn is_intact(linear: &[u8]) -> bool {
+        linear
+            .first_chunk::<V4_LEN>()
+            .is_some_and(checksum::ipv4_header_is_valid)
+    }
+
+    /// The addresses themselves.
+    #[inline]
+    fn identity(_hasher: &Hasher, addresses: u64) -> u64 {
+        addresses
+    }
+
+    #[inline]
+    fn sum(addresses: u64) -> Sum {
+        Sum::of_u64(addresses)
+    }
+
+    #[inline]
+    fn rewrite<'a>(
+        packet: &Packet<Self>,
+        linear: &'a mut [u8],
+        dscp: u8,
+        addresses: u64,
+        delta: Sum,
+    ) -> Option<&'a mut [u8]> {
+        let (header, behind) = linear.split_first_chunk_mut::<V4_LEN>()?;
+        let tos = packet.tos & !DSCP_MASK | dscp;
+        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
+        // what has to be added (RFC 1141).
+        let mut delta = delta.plus(Sum(u16::from_ne_bytes([0xfe, 0xff])));
+        if tos != packet.tos {
+            let old = Sum(u16::from_ne_bytes([0x45, packet.tos]));
+            let new = Sum(u16::from_ne_bytes([0x45, tos]));
+            delta = delta.plus(old.delta_to(new));
+        }
+        let [_, tos_field, _, _, _, _, _, _, ttl, _, c0, c1, rest @ ..] = header;
+        *tos_field = tos;
+        *ttl = packet.hops.wrapping_sub(1);
+        [*c0, *c1] = delta.amend(u16::from_ne_bytes([*c0, *c1])).to_ne_bytes();
+        *rest = addresses.to_ne_bytes();
+        Some(behind)
+    }
+}
+
+/// What to do with a packet of which fewer than 28 bytes are in one piece.
+#[cold]
+fn v4_short(linear: &[u8]) -> Unread {
+    match linear.first() {
+        Some(&start) if start != 0x45 => v4_other_start(start),
+        _ => Unread::InPieces,
+    }
+}
+
+/// What to do with a packet that does not begin as IPv4 without options does.
+#[cold]
+fn v4_other_start(version_ihl: u8) -> Unread {
+    if version_ihl > 0x45 && version_ihl <= 0x4f {
+        Unread::NotCarried
+    } else {
+        Unread::BadHeader
+    }
+}
+
+/// IPv6 (RFC 8200).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6;
+
+/// Length of an IPv6 header without extension headers.
+const V6_LEN: usize = 40;
+
+impl Ip for V6 {
+    const FAMILY: Family = Family::V6;
+    const HEADER: usize = V6_LEN;
+    type Addresses = [u64; 4];
+
+    #[inline]
+    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
+        let Some((header, behind)) = linear.split_first_chunk::<V6_LEN>() else {
+            return Err(v6_short(linear));
+        };
+        let [start, class, _, _, len_0, len_1, number, hops, addresses @ ..] = header;
+        if start >> 4 != 6 {
+            return Err(Unread::BadHeader);
+        }
+        let Some(protocol) = Protocol::from_number(*number) else {
+            return Err(Unread::NotCarried);
+        };
+        // To IPv6 that is an extension header, which conntrack looks behind.
+        if matches!(protocol, Protocol::Other(transport::AH)) {
+            return Err(Unread::NotCarried);
+        }
+        let Some(first) = behind.first_chunk::<BEHIND>() else {
+            return Err(Unread::InPieces);
+        };
+        let [p, q, r, s, ..] = *first;
+        let payload_len = u32::from(u16::from_be_bytes([*len_0, *len_1]));
+        Ok(Packet {
+            addresses: v6_words(addresses),
+            ports: transport::ports(protocol, [p, q, r, s], behind.len())?,
+            protocol,
+            tos: start << 4 | class >> 4,
+            hops: *hops,
+            total_len: payload_len + V6_LEN as u32,
+        })
+    }
+
+    /// There is no checksum.
+    #[inline]
+    fn is_intact(_linear: &[u8]) -> bool {
+        true
+    }
+
+    /// A keyed digest. Two pairs of addresses can have the same one, so whoever finds a flow by it has to
+    /// compare the addresses as well.
+    #[inline]
+    fn identity(hasher: &Hasher, addresses: [u64; 4]) -> u64 {
+        hasher.digest(addresses)
+    }
+
+    #[inline]
+    fn sum(addresses: [u64; 4]) -> Sum {
+        let [a, b, c, d] = addresses;
+        let source = Sum::of_u64(a).plus(Sum::of_u64(b));
+        source.plus(Sum::of_u64(c)).plus(Sum::of_u64(d))
+    }
+
+    #[inline]
+    fn rewrite<'a>(
+        packet: &Packet<Self>,
+        linear: &'a mut [u8],
+        dscp: u8,
+        addresses: [u64; 4],
+        _delta: Sum,
+    ) -> Option<&'a mut [u8]> {
+        let (header, behind) = linear.split_first_chunk_mut::<V6_LEN>()?;
+        let tos = packet.tos & !DSCP_MASK | dscp;
+        let [start, class, _, _, _, _, _, hops, rest @ ..] = header;
+        // The flow label's upper bits are in the lower half of the second byte.
+        *start = *start & 0xf0 | tos >> 4;
+        *class = tos << 4 | *class & 0x0f;
+        *hops = packet.hops.wrapping_sub(1);
+        if addresses != packet.addresses {
+            *rest = v6_bytes(addresses);
+        }
+        Some(behind)
+    }
+}
+
+/// What to do with a packet of which fewer than 40 bytes are in one piece.
+#[cold]
+fn v6_short(linear: &[u8]) -> Unread {
+    match linear.first() {
+        Some(&start) if start >> 4 != 6 => Unread::BadHeader,
+        _ => Unread::InPieces,
+    }
+}
+
+/// The words of two IPv6 addresses that lie one behind the other.
+#[inline]
+pub const fn v6_words(bytes: &[u8; 32]) -> [u64; 4] {
+    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7, d0, d1, d2, d3, d4, d5, d6, d7] =
+        *bytes;
+    [
+        u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+        u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
+        u64::from_ne_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
+        u64::from_ne_bytes([d0, d1, d2, d3, d4, d5, d6, d7]),
+    ]
+}
+
+/// The bytes of two IPv6 addresses, one behind the other.
+#[inline]
+pub const fn v6_bytes(words: [u64; 4]) -> [u8; 32] {
+    let [a, b, c, d] = words;
+    let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = b.to_ne_bytes();
+    let [c0, c1, c2, c3, c4, c5, c6, c7] = c.to_ne_bytes();
+    let [d0, d1, d2, d3, d4, d5, d6, d7] = d.to_ne_bytes();
+    [
+        a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6,
+        c7, d0, d1, d2, d3, d4, d5, d6, d7,
+    ]
+}
