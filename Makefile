@@ -9,6 +9,7 @@
 # make demo           a router in a VM, without and with fasttrack
 # make test           all tests
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
+# make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints
 # make clean          delete build/; what is slow to make is kept in the cache
 
@@ -35,7 +36,7 @@ kdir = $(shell $(kernel) --kdir)
 inside := $(root)/scripts/in-toolchain --
 endif
 
-.PHONY: all module tool prepare router install uninstall demo test lint clean
+.PHONY: all module tool prepare router install uninstall demo test selftests lint clean
 
 all: module tool
 
@@ -67,6 +68,9 @@ demo: all
 
 test: all
 	@$(root)/tests/run
+
+selftests: all
+	@$(root)/tests/selftests/run
 
 lint: prepare
 	@$(root)/tests/lint
