@@ -42,7 +42,7 @@ impl Ingress for Port {
 }
 
 /// What happens to a packet of either version of IP.
-#[inline]
+#[inline(never)]
 fn take<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
     let instance = &port.instance;
     let Some(packet) = read_headers::<I>(instance, &mut skb) else {
@@ -64,7 +64,7 @@ fn take<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, S
 }
 
 /// Reads the headers; has them brought into one piece if they are not.
-#[inline]
+#[inline(always)]
 fn read_headers<I: Ip>(instance: &Instance, skb: &mut Skb) -> Option<Packet<I>> {
     match Packet::read(skb.linear()) {
         Ok(packet) => Some(packet),
@@ -86,7 +86,7 @@ fn read_headers<I: Ip>(instance: &Instance, skb: &mut Skb) -> Option<Packet<I>> 
 
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
 /// is still what it was, and the memo holds. Gives its segment, if it is TCP.
-#[inline]
+#[inline(always)]
 fn admit<I: Carried>(
     port: &Port,
     flow: &Flow,
@@ -138,7 +138,7 @@ fn admit<I: Carried>(
             }
             None
         }
-        Protocol::Other(_) => None,
+        _ => None,
     };
 
     match flow.validity.check(instance.settings.epoch(), now) {
@@ -168,7 +168,7 @@ fn admit<I: Carried>(
 }
 
 /// Does with the packet what the slow path does with the packets of its flow.
-#[inline]
+#[inline(always)]
 fn forward<I: Carried>(
     instance: &Instance,
     flow: &Flow,

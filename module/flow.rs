@@ -210,7 +210,7 @@ impl Flow {
 
     /// Whether it is one of TCP.
     pub fn is_tcp(&self) -> bool {
-        self.key.protocol_number() == Protocol::TCP
+        self.key.protocol_number() == Protocol::Tcp.number()
     }
 
     /// Whether its packets arrive with `addresses`, given that their key is `key`.

@@ -194,7 +194,7 @@ impl Instance {
     }
 
     /// The flow whose packets arrive on `device` with the given addresses and ports.
-    #[inline]
+    #[inline(always)]
     pub fn find<'rcu, I: Carried>(
         &'rcu self,
         read: Read<'rcu>,

@@ -227,7 +227,7 @@ impl<I: Carried> Seen<'_, I> {
             sequence_adjusted: connection.adjusts_sequence(),
             tcp_established: match self.header.protocol {
                 Protocol::Tcp => connection.tcp_is_established(),
-                Protocol::Udp | Protocol::Sctp | Protocol::Other(_) => true,
+                _ => true,
             },
         }
     }
@@ -292,7 +292,7 @@ impl<I: Carried> Seen<'_, I> {
     fn progress(&self) -> Option<(Progress, u8)> {
         match self.header.protocol {
             Protocol::Tcp => self.connection.tcp_progress(self.direction),
-            Protocol::Udp | Protocol::Sctp | Protocol::Other(_) => None,
+            _ => None,
         }
     }
 

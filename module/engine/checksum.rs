@@ -27,7 +27,7 @@ impl Sum {
     }
 
     /// The sum of both.
-    #[inline]
+    #[inline(always)]
     pub const fn plus(self, other: Self) -> Self {
         Self(fold(self.0 as u64 + other.0 as u64))
     }
@@ -43,14 +43,14 @@ impl Sum {
     ///
     /// Never turns a field that was not zero into zero unless the new sum is 0xffff, which UDP has
     /// to write as 0xffff: see [`Sum::amend_udp`].
-    #[inline]
+    #[inline(always)]
     pub const fn amend(self, check: u16) -> u16 {
         !fold((!check) as u64 + self.0 as u64)
     }
 
     /// As [`Sum::amend`], for UDP over IPv4: a field of zero means "no checksum" and stays zero; a
     /// computed zero is sent as 0xffff (RFC 768).
-    #[inline]
+    #[inline(always)]
     pub const fn amend_udp(self, check: u16) -> u16 {
         if check == 0 {
             return 0;
@@ -63,14 +63,14 @@ impl Sum {
 
     /// The field of a packet whose checksum the device will complete: it holds the pseudo header's
     /// sum itself, not its complement.
-    #[inline]
+    #[inline(always)]
     pub const fn amend_partial(self, field: u16) -> u16 {
         fold(field as u64 + self.0 as u64)
     }
 }
 
 /// Whether the 20 bytes of an IPv4 header without options sum up to a correct header checksum.
-#[inline]
+#[inline(always)]
 pub fn ipv4_header_is_valid(header: &[u8; 20]) -> bool {
     let mut sum = 0u64;
     for word in header.chunks_exact(4) {
@@ -83,7 +83,7 @@ pub fn ipv4_header_is_valid(header: &[u8; 20]) -> bool {
 }
 
 /// Folds a sum of up to 2^32 words into 16 bits.
-#[inline]
+#[inline(always)]
 const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);

@@ -129,7 +129,7 @@ impl<B: AsRef<[Bucket]>> Index<B> {
     }
 
     /// Calls `matches` with the flows that may have the hash, until it gives something.
-    #[inline]
+    #[inline(always)]
     pub fn find<R>(
         &self,
         hash: Hash,
@@ -198,7 +198,7 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_in<R>(
         &self,
         at: usize,
@@ -221,19 +221,19 @@ impl<B: AsRef<[Bucket]>> Index<B> {
     }
 
     /// The bucket that a flow is looked for in first.
-    #[inline]
+    #[inline(always)]
     fn first(&self, hash: Hash) -> usize {
         hash.0 as usize & self.mask
     }
 
     /// The other bucket of a flow with this hash that can be in bucket `at`. Never `at` itself, since
     /// the step is odd; and from there it leads back.
-    #[inline]
+    #[inline(always)]
     fn other(&self, at: usize, hash: Hash) -> usize {
         at ^ ((hash.0 >> 26) as usize | 1) & self.mask
     }
 
-    #[inline]
+    #[inline(always)]
     fn slots(&self, at: usize) -> &[AtomicU64] {
         match self.buckets.as_ref().get(at) {
             Some(bucket) => &bucket.slots,
@@ -263,12 +263,12 @@ impl<B: AsRef<[Bucket]>> Index<B> {
     }
 }
 
-#[inline]
+#[inline(always)]
 const fn tag(hash: Hash) -> u64 {
     hash.0 >> REFERENCE_BITS
 }
 
-#[inline]
+#[inline(always)]
 const fn word(hash: Hash, reference: Reference) -> u64 {
     tag(hash) << REFERENCE_BITS | reference.value()
 }

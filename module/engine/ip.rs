@@ -87,26 +87,25 @@ impl Ip for V4 {
     const HEADER: usize = V4_LEN;
     type Addresses = u64;
 
-    #[inline]
+    #[inline(always)]
     fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
         let Some(bytes) = linear.first_chunk::<{ V4_LEN + BEHIND }>() else {
             return Err(v4_short(linear));
         };
-        let [version_ihl, tos, len_0, len_1, _, _, frag_0, frag_1, ttl, number, _, _, rest @ ..] =
+        let [version_ihl, tos, len_0, len_1, _, _, frag_0, frag_1, ttl, number, _, _, addresses @ .., p, q, r, s, _, _, _, _] =
             *bytes;
         if version_ihl != 0x45 {
             return Err(v4_other_start(version_ihl));
         }
         // More fragments, or an offset. "Don't fragment" and the reserved bit are no concern here.
-        if u16::from_be_bytes([frag_0, frag_1]) & 0x3fff != 0 {
+        if u16::from_ne_bytes([frag_0, frag_1]) & 0x3fff_u16.to_be() != 0 {
             return Err(Unread::NotCarried);
         }
         let Some(protocol) = Protocol::from_number(number) else {
             return Err(Unread::NotCarried);
         };
-        let [a, b, c, d, e, f, g, h, p, q, r, s, ..] = rest;
         Ok(Packet {
-            addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            addresses: u64::from_ne_bytes(addresses),
             ports: transport::ports(protocol, [p, q, r, s], linear.len() - V4_LEN)?,
             protocol,
             tos,
@@ -115,25 +114,26 @@ impl Ip for V4 {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_intact(linear: &[u8]) -> bool {
-        linear
-            .first_chunk::<V4_LEN>()
-            .is_some_and(checksum::ipv4_header_is_valid)
+        match linear.first_chunk::<V4_LEN>() {
+            Some(header) => checksum::ipv4_header_is_valid(header),
+            None => false,
+        }
     }
 
     /// The addresses themselves.
-    #[inline]
+    #[inline(always)]
     fn identity(_hasher: &Hasher, addresses: u64) -> u64 {
         addresses
     }
 
-    #[inline]
+    #[inline(always)]
     fn sum(addresses: u64) -> Sum {
         Sum::of_u64(addresses)
     }
 
-    #[inline]
+    #[inline(always)]
     fn rewrite<'a>(
         packet: &Packet<Self>,
         linear: &'a mut [u8],
@@ -191,7 +191,7 @@ impl Ip for V6 {
     const HEADER: usize = V6_LEN;
     type Addresses = [u64; 4];
 
-    #[inline]
+    #[inline(always)]
     fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
         let Some((header, behind)) = linear.split_first_chunk::<V6_LEN>() else {
             return Err(v6_short(linear));
@@ -204,7 +204,7 @@ impl Ip for V6 {
             return Err(Unread::NotCarried);
         };
         // To IPv6 that is an extension header, which conntrack looks behind.
-        if matches!(protocol, Protocol::Other(transport::AH)) {
+        if matches!(protocol, Protocol::Ah) {
             return Err(Unread::NotCarried);
         }
         let Some(first) = behind.first_chunk::<BEHIND>() else {
@@ -223,26 +223,26 @@ impl Ip for V6 {
     }
 
     /// There is no checksum.
-    #[inline]
+    #[inline(always)]
     fn is_intact(_linear: &[u8]) -> bool {
         true
     }
 
     /// A keyed digest. Two pairs of addresses can have the same one, so whoever finds a flow by it has to
     /// compare the addresses as well.
-    #[inline]
+    #[inline(always)]
     fn identity(hasher: &Hasher, addresses: [u64; 4]) -> u64 {
         hasher.digest(addresses)
     }
 
-    #[inline]
+    #[inline(always)]
     fn sum(addresses: [u64; 4]) -> Sum {
         let [a, b, c, d] = addresses;
         let source = Sum::of_u64(a).plus(Sum::of_u64(b));
         source.plus(Sum::of_u64(c)).plus(Sum::of_u64(d))
     }
 
-    #[inline]
+    #[inline(always)]
     fn rewrite<'a>(
         packet: &Packet<Self>,
         linear: &'a mut [u8],
@@ -274,7 +274,7 @@ fn v6_short(linear: &[u8]) -> Unread {
 }
 
 /// The words of two IPv6 addresses that lie one behind the other.
-#[inline]
+#[inline(always)]
 pub const fn v6_words(bytes: &[u8; 32]) -> [u64; 4] {
     let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7, d0, d1, d2, d3, d4, d5, d6, d7] =
         *bytes;
@@ -287,7 +287,7 @@ pub const fn v6_words(bytes: &[u8; 32]) -> [u64; 4] {
 }
 
 /// The bytes of two IPv6 addresses, one behind the other.
-#[inline]
+#[inline(always)]
 pub const fn v6_bytes(words: [u64; 4]) -> [u8; 32] {
     let [a, b, c, d] = words;
     let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();

@@ -34,7 +34,7 @@ const DEVICE_SHIFT: u32 = 48;
 
 impl Key {
     /// Builds a key from header fields in their order in memory.
-    #[inline]
+    #[inline(always)]
     pub fn new<I: Ip>(
         hasher: &Hasher,
         addresses: I::Addresses,
@@ -113,7 +113,7 @@ impl Hasher {
     /// A digest of four words, each of which matters for all bits. Two that are not equal have the same one
     /// with a probability of about 2^-62, whoever chooses them without knowing the secret: a product of two
     /// factors depends on both, unless one is zero, which takes a guess of 64 bits.
-    #[inline]
+    #[inline(always)]
     pub const fn digest(&self, words: [u64; 4]) -> u64 {
         let [_, b, _, d, e, f, g] = self.secret;
         let [p, q, r, s] = words;
@@ -123,7 +123,7 @@ impl Hasher {
     }
 
     /// The hash of `key`.
-    #[inline]
+    #[inline(always)]
     pub const fn hash(&self, key: Key) -> Hash {
         let [a, b, c, ..] = self.secret;
         let tuple = key.rest & ((1 << DEVICE_SHIFT) - 1);
@@ -133,7 +133,7 @@ impl Hasher {
 }
 
 /// The two halves of the 128-bit product, combined.
-#[inline]
+#[inline(always)]
 const fn fold(a: u64, b: u64) -> u64 {
     let product = (a as u128).wrapping_mul(b as u128);
     product as u64 ^ (product >> 64) as u64
@@ -180,7 +180,7 @@ mod tests {
             &HASHER,
             [1, 2, 3, 4],
             0xffff_ffff,
-            Protocol::Other(50),
+            Protocol::Esp,
             Device(0xffff),
         );
         assert_eq!(key.ports(), 0xffff_ffff);

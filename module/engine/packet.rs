@@ -46,7 +46,7 @@ impl<I: Ip> Packet<I> {
     /// # Errors
     ///
     /// See [`Unread`].
-    #[inline]
+    #[inline(always)]
     pub fn read(linear: &[u8]) -> Result<Self, Unread> {
         I::read(linear)
     }
@@ -63,7 +63,7 @@ impl<I: Ip> Packet<I> {
     /// # Errors
     ///
     /// The reason for which the packet takes the slow path.
-    #[inline]
+    #[inline(always)]
     pub fn check(&self, linear: &[u8], frame_len: u32) -> Result<(), SlowReason> {
         let least = I::HEADER as u32 + self.protocol.header_len() as u32;
         if !I::is_intact(linear) || self.total_len > frame_len || self.total_len < least {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn protocols_without_ports_are_told_apart_by_their_number() {
         for protocol in [4, 41, 47, 50, 97, 115, 136] {
-            let wanted = (Protocol::Other(protocol), 0);
+            let wanted = (Protocol::from_number(protocol).unwrap(), 0);
             let bytes = packet(Family::V4, protocol, &[0x70; 8]);
             let read = Packet::<V4>::read(&bytes).unwrap();
             assert_eq!((read.protocol, read.ports), wanted);
@@ -174,10 +174,7 @@ mod tests {
             assert_eq!((read.protocol, read.ports), wanted);
         }
         let ah = packet(Family::V4, 51, &[0; 8]);
-        assert_eq!(
-            Packet::<V4>::read(&ah).unwrap().protocol,
-            Protocol::Other(51)
-        );
+        assert_eq!(Packet::<V4>::read(&ah).unwrap().protocol, Protocol::Ah);
     }
 
     #[test]

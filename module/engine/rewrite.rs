@@ -48,7 +48,7 @@ impl Translation {
     ///
     /// Gives `false`, and changes nothing, if the headers are not all there; [`Packet::read`] has made
     /// sure that they are.
-    #[inline]
+    #[inline(always)]
     pub fn apply<I: Ip>(
         &self,
         packet: &Packet<I>,
@@ -91,7 +91,7 @@ impl Translation {
                 [*c0, *c1] = new.to_ne_bytes();
             }
             // Ports stay, and no checksum is over the addresses that conntrack would amend.
-            Protocol::Sctp | Protocol::Other(_) => {}
+            _ => {}
         }
         true
     }

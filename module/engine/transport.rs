@@ -21,64 +21,86 @@ pub const TCP_LEN: usize = 20;
 const SCTP_LEN: usize = 12;
 const CHUNK_LEN: usize = 4;
 
-/// A protocol that flows are made of.
+/// A protocol that flows are made of, by its IP protocol number.
+///
+/// Of those besides TCP, UDP and SCTP conntrack knows no ports, so that a connection is what passes between
+/// two addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Protocol {
+    /// IPv4 in IP (RFC 2003).
+    Ipip = 4,
     /// TCP.
-    Tcp,
+    Tcp = 6,
     /// UDP.
-    Udp,
+    Udp = 17,
+    /// IPv6 in IP (RFC 4213).
+    Sit = 41,
+    /// GRE (RFC 2784), but for that of PPTP.
+    Gre = 47,
+    /// ESP (RFC 4303) of others, that passes through.
+    Esp = 50,
+    /// AH (RFC 4302), likewise. To IPv6 it is an extension header.
+    Ah = 51,
+    /// Ethernet in IP (RFC 3378).
+    Etherip = 97,
+    /// L2TPv3 (RFC 3931).
+    L2tp = 115,
     /// SCTP. Its checksum is over the ports, too, and not one that can be amended; so they must stay.
-    Sctp,
-    /// One of which conntrack knows no ports, so that a connection is the packets between two addresses:
-    /// ESP and AH that pass through, GRE, UDP-Lite, tunnels. Its number.
-    Other(u8),
+    Sctp = 132,
+    /// UDP-Lite (RFC 3828).
+    UdpLite = 136,
 }
 
-/// IP protocol number of the authentication header.
-pub const AH: u8 = 51;
-
-const GRE: u8 = 47;
-
 impl Protocol {
-    /// IP protocol number of TCP.
-    pub const TCP: u8 = 6;
-
     /// The protocol with the given IP protocol number. `None` for those that are not carried: unknown ones,
     /// and those that the router itself is a party to.
-    #[inline]
+    #[inline(always)]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
             6 => Some(Self::Tcp),
             17 => Some(Self::Udp),
-            132 => Some(Self::Sctp),
-            // IPIP, 6in4, GRE, ESP, AH, EtherIP, L2TPv3, UDP-Lite.
-            4 | 41 | GRE | 50 | AH | 97 | 115 | 136 => Some(Self::Other(number)),
-            _ => None,
+            _ => Self::rare(number),
         }
+    }
+
+    #[cold]
+    const fn rare(number: u8) -> Option<Self> {
+        Some(match number {
+            4 => Self::Ipip,
+            41 => Self::Sit,
+            47 => Self::Gre,
+            50 => Self::Esp,
+            51 => Self::Ah,
+            97 => Self::Etherip,
+            115 => Self::L2tp,
+            132 => Self::Sctp,
+            136 => Self::UdpLite,
+            _ => return None,
+        })
     }
 
     /// The IP protocol number.
-    #[inline]
+    #[inline(always)]
     pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-            Self::Other(number) => number,
-        }
+        self as u8
     }
 
     /// Length of the header that its packets have at least.
-    #[inline]
+    #[inline(always)]
     pub const fn header_len(self) -> usize {
         match self {
-            Self::Tcp => TCP_LEN,
             Self::Udp => UDP_LEN,
+            Self::Tcp => TCP_LEN,
             Self::Sctp => SCTP_LEN + CHUNK_LEN,
             // Fewer bytes than have to be there for any packet are nothing that is worth being fast.
-            Self::Other(_) => super::ip::BEHIND,
+            _ => super::ip::BEHIND,
         }
+    }
+
+    /// Whether its packets have ports.
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
     }
 
     /// Whether NAT can change its ports in the fast path.
@@ -93,25 +115,29 @@ impl Protocol {
 /// # Errors
 ///
 /// See [`Unread`].
-#[inline]
+#[inline(always)]
 pub fn ports(protocol: Protocol, first: [u8; 4], len: usize) -> Result<u32, Unread> {
     match protocol {
-        Protocol::Udp => {}
-        Protocol::Tcp | Protocol::Sctp => {
-            if len < protocol.header_len() {
-                return Err(Unread::InPieces);
-            }
-        }
-        Protocol::Other(number) => {
-            let [_, version, ..] = first;
-            // Of the enhanced GRE of PPTP (RFC 2637) conntrack tells calls apart.
-            if number == GRE && version & 7 != 0 {
-                return Err(Unread::NotCarried);
-            }
-            return Ok(0);
-        }
+        Protocol::Udp => Ok(u32::from_ne_bytes(first)),
+        Protocol::Tcp if len >= TCP_LEN => Ok(u32::from_ne_bytes(first)),
+        _ => rare_ports(protocol, first, len),
     }
-    Ok(u32::from_ne_bytes(first))
+}
+
+#[cold]
+fn rare_ports(protocol: Protocol, first: [u8; 4], len: usize) -> Result<u32, Unread> {
+    if protocol.has_ports() {
+        if len < protocol.header_len() {
+            return Err(Unread::InPieces);
+        }
+        return Ok(u32::from_ne_bytes(first));
+    }
+    let [_, version, ..] = first;
+    // Of the enhanced GRE of PPTP (RFC 2637) conntrack tells calls apart.
+    if matches!(protocol, Protocol::Gre) && version & 7 != 0 {
+        return Err(Unread::NotCarried);
+    }
+    Ok(0)
 }
 
 /// The fields of a TCP header that window tracking needs.
@@ -140,7 +166,7 @@ impl Segment {
     /// [`SlowReason::TcpFlags`] for a segment that opens, closes or resets a connection, or has no
     /// acknowledgement: conntrack has to see those. [`SlowReason::BadHeader`] for a data offset that
     /// conntrack calls invalid.
-    #[inline]
+    #[inline(always)]
     pub fn read<I: Ip>(packet: &Packet<I>, linear: &[u8]) -> Result<Self, SlowReason> {
         let Some(bytes) = behind::<I, TCP_LEN>(linear) else {
             return Err(SlowReason::BadHeader);
@@ -171,7 +197,7 @@ impl Segment {
 /// # Errors
 ///
 /// [`SlowReason::BadHeader`]: conntrack calls such a datagram invalid.
-#[inline]
+#[inline(always)]
 pub fn check_udp<I: Ip>(packet: &Packet<I>, linear: &[u8]) -> Result<(), SlowReason> {
     let Some(bytes) = behind::<I, UDP_LEN>(linear) else {
         return Err(SlowReason::BadHeader);
@@ -199,7 +225,7 @@ const MOST_CHUNKS: usize = 16;
 /// # Errors
 ///
 /// [`SlowReason::SctpControl`]: conntrack has to see it.
-#[inline]
+#[inline(never)]
 pub fn check_sctp<I: Ip>(packet: &Packet<I>, linear: &[u8]) -> Result<u32, SlowReason> {
     let Some(bytes) = behind::<I, SCTP_LEN>(linear) else {
         return Err(SlowReason::BadHeader);
@@ -232,7 +258,7 @@ pub fn check_sctp<I: Ip>(packet: &Packet<I>, linear: &[u8]) -> Result<u32, SlowR
 }
 
 /// The first bytes behind the IP header.
-#[inline]
+#[inline(always)]
 fn behind<I: Ip, const LEN: usize>(linear: &[u8]) -> Option<&[u8; LEN]> {
     linear.get(I::HEADER..)?.first_chunk::<LEN>()
 }

@@ -114,7 +114,7 @@ impl Validity {
     }
 
     /// Whether the memo holds.
-    #[inline]
+    #[inline(always)]
     pub fn check(&self, epoch: Epoch, now: Tick) -> Check {
         let confirmed = self.confirmed.load(Acquire);
         let confirmed_in = Epoch((confirmed >> 32) as u32);

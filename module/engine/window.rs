@@ -62,7 +62,7 @@ impl Window {
 
     /// Takes in a segment that is being forwarded; `scale` is the sender's window scale option, at
     /// most 14 (RFC 7323).
-    #[inline]
+    #[inline(always)]
     pub fn advance(&self, segment: Segment, scale: u8) {
         let size = u32::from(segment.window) << (scale & 0xf);
         raise(&self.end, segment.end);
@@ -99,7 +99,7 @@ impl Window {
 }
 
 /// Sets `to` to `value` if that lies after it.
-#[inline]
+#[inline(always)]
 fn raise(to: &AtomicU32, value: u32) {
     if is_after(value, to.load(Relaxed)) {
         to.store(value, Relaxed);

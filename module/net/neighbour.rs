@@ -79,7 +79,7 @@ impl Neighbour {
     /// The link-layer header for packets of a version of IP to it, as the kernel caches it. `None` if the
     /// device has no such header, if it is longer than usual, not known yet, or just changing; and if it is
     /// one for packets of the other version, whose next hop the neighbour is in the first place.
-    #[inline]
+    #[inline(always)]
     pub fn header<I: Ip>(&self) -> Option<Header> {
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
         let (sequence, len, data) = unsafe {

@@ -251,7 +251,7 @@ impl Skb {
     /// # Errors
     ///
     /// If there is no memory for a copy. The packet is as it was.
-    #[inline]
+    #[inline(always)]
     pub fn writable(&mut self, len: u32) -> Result<&mut [u8], NoMemory> {
         let skb = self.raw();
         if skb.cloned() != 0 || self.headroom() < CACHED_HEADER {
@@ -277,7 +277,7 @@ impl Skb {
 
     /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
     /// devices that ask for it.
-    #[inline]
+    #[inline(always)]
     pub fn send<I: Ip>(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
         self.become_outgoing::<I>(stamp, route);
         match neighbour.header::<I>() {
@@ -290,7 +290,7 @@ impl Skb {
 
     /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output`, or those of
     /// IPv6, have it.
-    #[inline]
+    #[inline(always)]
     fn become_outgoing<I: Ip>(&mut self, stamp: Stamp, route: &Route) {
         self.set_transport_header::<I>();
         let summed = u32::from(self.headers().ip_summed());
@@ -332,7 +332,7 @@ impl Skb {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_with(mut self, header: Header, device: &Device) -> Sent {
         let skb = self.raw_mut();
         // SAFETY: The caller has made sure of the room.

@@ -192,7 +192,7 @@ impl<T: Entry> Table<T> {
     }
 
     /// Finds the entry for which `is` holds among those with the hash of the key that `key` computes.
-    #[inline]
+    #[inline(always)]
     pub fn find<'rcu>(
         &'rcu self,
         read: Read<'rcu>,
@@ -400,7 +400,7 @@ impl<T: Entry> PinnedDrop for Table<T> {
 }
 
 impl Active {
-    #[inline]
+    #[inline(always)]
     fn find<'rcu, T: Entry>(&self, hash: Hash, is: impl Fn(&T) -> bool) -> Option<&'rcu T> {
         self.index.find(hash, |reference| {
             // SAFETY: By the table's invariant it leads to an entry that is not dropped before the
@@ -425,7 +425,7 @@ fn reference<T>(entry: NonNull<T>) -> Option<Reference> {
 
 /// The entry that a reference stands for. The upper bits of a kernel address are copies of the highest
 /// bit that the reference holds.
-#[inline]
+#[inline(always)]
 fn resolve<T>(reference: Reference) -> NonNull<T> {
     let high = reference.value() << (u64::BITS - index::REFERENCE_BITS);
     let address = high as i64 >> (u64::BITS - index::REFERENCE_BITS - ADDRESS_SHIFT);
