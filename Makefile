@@ -8,6 +8,8 @@
 # make install        install what was built on this machine
 # make demo           a router in a VM, without and with fasttrack
 # make test           all tests
+# make bench          count the instructions that a packet costs; BASELINE=update: and make them
+#                     the baseline; ARGS=…: only some, or growth (see tests/bench/run --help)
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints
@@ -36,7 +38,7 @@ kdir = $(shell $(kernel) --kdir)
 inside := $(root)/scripts/in-toolchain --
 endif
 
-.PHONY: all module tool prepare router install uninstall demo test selftests lint clean
+.PHONY: all module tool prepare router install uninstall demo test bench selftests lint clean
 
 all: module tool
 
@@ -68,6 +70,11 @@ demo: all
 
 test: all
 	@$(root)/tests/run
+
+bench: all
+	@mkdir -p $(build)/floor
+	+@$(inside) $(MAKE) -C $(kdir) M=$(root)/tests/bench/floor MO=$(build)/floor modules
+	@$(root)/tests/bench/run $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
 
 selftests: all
 	@$(root)/tests/selftests/run

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the benchmark says: a table, JSON, and what has become dearer than the baseline."""
+
+import json
+
+import paths
+
+# A figure may differ by this much of what the path costs more than the bare redirect, or by this many
+# instructions, whichever is more: another build of the same source moves things a little.
+TOLERANCE = 0.02
+LEAST = 8
+
+TITLES = {path.name: path.title for path in paths.ALL}
+
+
+def write(name, text):
+    """Prints a file, so that `run` can write it."""
+    for line in text.splitlines():
+        print(f"{name}: {line}")
+
+
+def where(cell):
+    """All but the path, in words."""
+    nat = "masquerade" if cell["nat"] else "no NAT"
+    return f"IPv{cell['family']}, {nat}, {cell['bytes']} B, {cell['flows']} flow{'s' * (cell['flows'] > 1)}"
+
+
+def line(cell):
+    """A cell, as soon as it has been measured."""
+    figure = "no packet took this path" if cell.instructions is None else f"{cell.instructions:.0f}"
+    return f"{TITLES[cell.path]}, {where(vars(cell))}: {figure}"
+
+
+def key(cell):
+    """What tells cells apart."""
+    return tuple(cell[name] for name in ("path", "family", "nat", "bytes", "flows"))
+
+
+def figures(results):
+    """From keys to instructions."""
+    return {key(cell): cell["instructions"] for cell in results["cells"]}
+
+
+def net(known, at):
+    """What a cell costs more than the bare redirect, if both are known."""
+    _, family, _, size, flows = at
+    floor = known.get(("floor", family, False, size, flows))
+    if floor is None or known.get(at) is None:
+        return None
+    return known[at] - floor
+
+
+def as_json(results):
+    """The results, with a cell on a line."""
+    known = figures(results)
+    cells = []
+    for cell in results["cells"]:
+        more = net(known, key(cell))
+        cells.append(json.dumps(cell | {"net": None if more is None else round(more, 1)}))
+    return json.dumps(results | {"cells": []}, indent=1).replace("[]", "[\n  " + ",\n  ".join(cells) + "\n ]")
+
+
+def table(results):
+    """The results for people."""
+    known = figures(results)
+    columns = sorted({(size, flows) for _, _, _, size, flows in known})
+    lines = ["", "Instructions a packet, and how many of them are more than the bare redirect takes"]
+    for family, nat in sorted({at[1:3] for at in known}):
+        lines += ["", f"{f'IPv{family}, ' + ('masquerade' if nat else 'no NAT'):26}"
+                  + "".join(f"{f'{size} B':>18}" for size, _ in columns),
+                  " " * 26 + "".join(f"{f'{flows:,} flow'.replace(',', ' ') + 's' * (flows > 1):>18}"
+                                     for _, flows in columns)]
+        for path in paths.ALL:
+            row = [known.get((path.name, family, nat and path.tracked, *column)) for column in columns]
+            mores = [net(known, (path.name, family, nat and path.tracked, *column)) for column in columns]
+            if any(figure is not None for figure in row):
+                lines.append(f"  {path.title:24}" + "".join(map(entry, row, mores)))
+            elif any((path.name, family, nat and path.tracked, *column) in known for column in columns):
+                lines.append(f"  {path.title:24}" + f"{'no packet took this path':>{18 * len(columns)}}")
+    return "\n".join(lines + [""])
+
+
+def entry(figure, more):
+    """A figure in the table."""
+    if figure is None:
+        return f"{'-':>18}"
+    return f"{figure:11.0f}" + (f" {more:6.0f}" if more is not None and more > 0 else " " * 7)
+
+
+def compare(results, baseline):
+    """Says what has become dearer, or cheaper. Gives 1 if anything has become dearer, else 0."""
+    old = json.loads(baseline.read_text(encoding="utf-8"))
+    known, before = figures(results), figures(old)
+    dearer, cheaper = [], []
+    for at, was in before.items():
+        if at not in known or was is None:
+            continue
+        name = f"{TITLES[at[0]]}, {where(dict(zip(('family', 'nat', 'bytes', 'flows'), at[1:], strict=True)))}"
+        if known[at] is None:
+            dearer.append(f"{name}: no packet takes this path any more")
+            continue
+        tolerance = max(LEAST, TOLERANCE * abs(net(before, at) or was))
+        change = f"{name}: {known[at]:.0f} instead of {was:.0f} ({known[at] - was:+.0f})"
+        if known[at] > was + tolerance:
+            dearer.append(change)
+        elif known[at] < was - tolerance:
+            cheaper.append(change)
+    if results["kernel"] != old["kernel"]:
+        print(f"The baseline is that of another kernel, {old['kernel']}.")
+    for title, changes in (("Cheaper than the baseline", cheaper), ("DEARER than the baseline", dearer)):
+        if changes:
+            print(f"{title}:", *changes, sep="\n  ")
+    if not dearer and not cheaper:
+        print("As the baseline.")
+    return 1 if dearer else 0
