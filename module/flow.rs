@@ -8,6 +8,7 @@ use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::ip::Ip;
+use crate::engine::ip::Pair;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::key::Hash;
@@ -142,17 +143,17 @@ impl Carried for V4 {
 }
 
 impl Carried for V6 {
-    fn remembered(from: [u64; 4], to: [u64; 4]) -> u64 {
+    fn remembered(from: Pair, to: Pair) -> u64 {
         u64::from(from != to)
     }
 
     #[inline]
-    fn arrives(flow: &Flow, addresses: [u64; 4]) -> bool {
+    fn arrives(flow: &Flow, addresses: Pair) -> bool {
         flow.connection.tuple::<Self>(flow.direction).addresses == addresses
     }
 
     #[inline]
-    fn leaving(flow: &Flow, addresses: [u64; 4]) -> [u64; 4] {
+    fn leaving(flow: &Flow, addresses: Pair) -> Pair {
         if flow.addresses == 0 {
             return addresses;
         }

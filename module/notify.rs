@@ -9,7 +9,6 @@ use kernel::sync::rcu;
 use crate::control::write_config;
 use crate::control::FAMILY;
 use crate::engine::config::Config;
-use crate::engine::ip::v6_bytes;
 use crate::engine::ip::Family;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
@@ -140,7 +139,7 @@ fn write_addresses(message: &mut Message<'_>, flow: &Flow) -> Result<(), More> {
                 connection.translated::<V6>(direction).addresses,
             ];
             for ((source, destination), pair) in ATTRIBUTES.into_iter().zip(pairs) {
-                let bytes = v6_bytes(pair);
+                let bytes = pair.to_bytes();
                 let (first, second) = bytes.split_at(bytes.len() / 2);
                 message.bytes(source, first)?;
                 message.bytes(destination, second)?;

@@ -183,13 +183,29 @@ fn v4_other_start(version_ihl: u8) -> Unread {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6;
 
+/// Two IPv6 addresses, as they lie one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair(pub [u64; 4]);
+
+impl PartialEq for Pair {
+    /// Without the call that comparing arrays is.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = other.0;
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
+
+impl Eq for Pair {}
+
 /// Length of an IPv6 header without extension headers.
 const V6_LEN: usize = 40;
 
 impl Ip for V6 {
     const FAMILY: Family = Family::V6;
     const HEADER: usize = V6_LEN;
-    type Addresses = [u64; 4];
+    type Addresses = Pair;
 
     #[inline(always)]
     fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
@@ -231,13 +247,13 @@ impl Ip for V6 {
     /// A keyed digest. Two pairs of addresses can have the same one, so whoever finds a flow by it has to
     /// compare the addresses as well.
     #[inline(always)]
-    fn identity(hasher: &Hasher, addresses: [u64; 4]) -> u64 {
-        hasher.digest(addresses)
+    fn identity(hasher: &Hasher, addresses: Pair) -> u64 {
+        hasher.digest(addresses.0)
     }
 
     #[inline(always)]
-    fn sum(addresses: [u64; 4]) -> Sum {
-        let [a, b, c, d] = addresses;
+    fn sum(addresses: Pair) -> Sum {
+        let [a, b, c, d] = addresses.0;
         let source = Sum::of_u64(a).plus(Sum::of_u64(b));
         source.plus(Sum::of_u64(c)).plus(Sum::of_u64(d))
     }
@@ -247,7 +263,7 @@ impl Ip for V6 {
         packet: &Packet<Self>,
         linear: &'a mut [u8],
         dscp: u8,
-        addresses: [u64; 4],
+        addresses: Pair,
         _delta: Sum,
     ) -> Option<&'a mut [u8]> {
         let (header, behind) = linear.split_first_chunk_mut::<V6_LEN>()?;
@@ -258,7 +274,7 @@ impl Ip for V6 {
         *class = tos << 4 | *class & 0x0f;
         *hops = packet.hops.wrapping_sub(1);
         if addresses != packet.addresses {
-            *rest = v6_bytes(addresses);
+            v6_write(addresses, rest);
         }
         Some(behind)
     }
@@ -275,27 +291,31 @@ fn v6_short(linear: &[u8]) -> Unread {
 
 /// The words of two IPv6 addresses that lie one behind the other.
 #[inline(always)]
-pub const fn v6_words(bytes: &[u8; 32]) -> [u64; 4] {
-    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7, d0, d1, d2, d3, d4, d5, d6, d7] =
-        *bytes;
-    [
-        u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-        u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
-        u64::from_ne_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
-        u64::from_ne_bytes([d0, d1, d2, d3, d4, d5, d6, d7]),
-    ]
+fn v6_words(bytes: &[u8; 32]) -> Pair {
+    let mut pair = Pair([0; 4]);
+    for (word, chunk) in pair.0.iter_mut().zip(bytes.chunks_exact(8)) {
+        if let Some(chunk) = chunk.first_chunk() {
+            *word = u64::from_ne_bytes(*chunk);
+        }
+    }
+    pair
 }
 
-/// The bytes of two IPv6 addresses, one behind the other.
+/// Writes two IPv6 addresses, one behind the other.
 #[inline(always)]
-pub const fn v6_bytes(words: [u64; 4]) -> [u8; 32] {
-    let [a, b, c, d] = words;
-    let [a0, a1, a2, a3, a4, a5, a6, a7] = a.to_ne_bytes();
-    let [b0, b1, b2, b3, b4, b5, b6, b7] = b.to_ne_bytes();
-    let [c0, c1, c2, c3, c4, c5, c6, c7] = c.to_ne_bytes();
-    let [d0, d1, d2, d3, d4, d5, d6, d7] = d.to_ne_bytes();
-    [
-        a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6,
-        c7, d0, d1, d2, d3, d4, d5, d6, d7,
-    ]
+fn v6_write(pair: Pair, bytes: &mut [u8; 32]) {
+    for (word, chunk) in pair.0.iter().zip(bytes.chunks_exact_mut(8)) {
+        if let Some(chunk) = chunk.first_chunk_mut() {
+            *chunk = word.to_ne_bytes();
+        }
+    }
+}
+
+impl Pair {
+    /// The bytes of both, one behind the other.
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        v6_write(self, &mut bytes);
+        bytes
+    }
 }

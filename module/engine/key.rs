@@ -141,6 +141,7 @@ const fn fold(a: u64, b: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ip::Pair;
     use super::super::ip::V4;
     use super::super::ip::V6;
     use super::*;
@@ -160,7 +161,7 @@ mod tests {
     }
 
     fn key_v6(addresses: [u64; 4], ports: u32) -> Key {
-        Key::new::<V6>(&HASHER, addresses, ports, Protocol::Udp, Device(0))
+        Key::new::<V6>(&HASHER, Pair(addresses), ports, Protocol::Udp, Device(0))
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(key.family(), Family::V4);
         let key = Key::new::<V6>(
             &HASHER,
-            [1, 2, 3, 4],
+            Pair([1, 2, 3, 4]),
             0xffff_ffff,
             Protocol::Esp,
             Device(0xffff),

@@ -111,6 +111,7 @@ mod tests {
         let packet = Packet::<V6>::read(&bytes).unwrap();
         let addresses: Vec<u8> = packet
             .addresses
+            .0
             .iter()
             .flat_map(|word| word.to_ne_bytes())
             .collect();

@@ -102,7 +102,7 @@ const TCP_CHECKED: usize = 18;
 
 #[cfg(test)]
 mod tests {
-    use super::super::ip::{Family, Ip, DSCP_MASK, V4, V6};
+    use super::super::ip::{Family, Ip, Pair, DSCP_MASK, V4, V6};
     use super::super::samples::{header_len, packet, sctp, seal, sum, tcp, udp};
     use super::*;
     use proptest::prelude::*;
@@ -179,7 +179,7 @@ mod tests {
     ) -> bool {
         match family_of(original) {
             Family::V4 => rewrite::<V4>(bytes, original, (addresses[0], ports), dscp, checksum),
-            Family::V6 => rewrite::<V6>(bytes, original, (addresses, ports), dscp, checksum),
+            Family::V6 => rewrite::<V6>(bytes, original, (Pair(addresses), ports), dscp, checksum),
         }
     }
 

@@ -18,6 +18,7 @@ use super::time;
 use crate::bindings;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
+use crate::engine::ip::Pair;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::transport::Protocol;
@@ -91,10 +92,10 @@ impl Tracked for V4 {
 
 impl Tracked for V6 {
     #[inline]
-    fn between(source: &Address, destination: &Address) -> [u64; 4] {
+    fn between(source: &Address, destination: &Address) -> Pair {
         let [a, b, c, d] = source.words();
         let [e, f, g, h] = destination.words();
-        [join(a, b), join(c, d), join(e, f), join(g, h)]
+        Pair([join(a, b), join(c, d), join(e, f), join(g, h)])
     }
 }
 

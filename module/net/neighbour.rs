@@ -31,9 +31,9 @@ pub const CACHED_HEADER: usize = 16;
 /// A link-layer header, at the end of [`CACHED_HEADER`] bytes.
 #[derive(Clone, Copy)]
 pub struct Header {
-    /// The bytes; the first ones are padding.
-    pub bytes: [u8; CACHED_HEADER],
-    /// How many of the last ones are the header.
+    /// The bytes as words, which can be read and written whole; the first ones are padding.
+    pub words: [u64; CACHED_HEADER / 8],
+    /// How many of the last bytes are the header.
     pub len: usize,
 }
 
@@ -87,14 +87,20 @@ impl Neighbour {
             (
                 addr_of!((*cache).hh_lock.seqcount.seqcount.sequence),
                 addr_of!((*cache).hh_len),
-                addr_of!((*cache).hh_data).cast::<[u8; CACHED_HEADER]>(),
+                addr_of!((*cache).hh_data).cast::<u64>(),
             )
         };
         // SAFETY: A field of a valid neighbour, written whole.
         let before = unsafe { sequence.read_volatile() };
         fence(Ordering::Acquire);
-        // SAFETY: As above. A torn read is found out by the sequence and not used.
-        let (len, bytes) = unsafe { (len.read_volatile(), data.read_volatile()) };
+        // SAFETY: As above; the header is in an array of words. A torn read is found out by the sequence and
+        // not used.
+        let (len, words) = unsafe {
+            (
+                len.read_volatile(),
+                [data.read_volatile(), data.add(1).read_volatile()],
+            )
+        };
         fence(Ordering::Acquire);
         // SAFETY: As above.
         let after = unsafe { sequence.read_volatile() };
@@ -105,9 +111,11 @@ impl Neighbour {
             Family::V4 => 0x0800,
             Family::V6 => 0x86dd,
         };
+        let [_, last] = words;
+        let [.., e0, e1] = last.to_ne_bytes();
         let is_usable =
-            len != 0 && len <= CACHED_HEADER && bytes.ends_with(&ethertype.to_be_bytes());
-        (is_whole && is_usable).then_some(Header { bytes, len })
+            len != 0 && len <= CACHED_HEADER && u16::from_be_bytes([e0, e1]) == ethertype;
+        (is_whole && is_usable).then_some(Header { words, len })
     }
 }
 

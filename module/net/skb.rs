@@ -337,8 +337,11 @@ impl Skb {
         let skb = self.raw_mut();
         // SAFETY: The caller has made sure of the room.
         unsafe {
-            let room = skb.data.sub(CACHED_HEADER).cast::<[u8; CACHED_HEADER]>();
-            room.write_unaligned(header.bytes);
+            let room = skb
+                .data
+                .sub(CACHED_HEADER)
+                .cast::<[u64; CACHED_HEADER / 8]>();
+            room.write_unaligned(header.words);
             skb.data = skb.data.sub(header.len);
         }
         skb.len = skb.len.wrapping_add(header.len as u32);
