@@ -173,7 +173,7 @@ impl<I: Carried> Seen<'_, I> {
         read: Read<'_>,
         established: bool,
     ) -> Result<(), SlowReason> {
-        let device = instance.ports.device(read, self.packet.from().index());
+        let device = instance.ports.device(read, self.packet.from());
         let tuple = self.connection.tuple::<I>(self.direction);
         let protocol = self.header.protocol;
         let flow = device.and_then(|device| instance.find::<I>(read, tuple, protocol, device));
@@ -200,7 +200,7 @@ impl<I: Carried> Seen<'_, I> {
                 Err(SlowReason::Learning)
             }
             (Ok(_), None, None) => {
-                Ports::want(instance, self.packet.from().index());
+                Ports::want(instance, self.packet.from());
                 Err(SlowReason::Learning)
             }
             (Err(reason), Some(flow), _) => {

@@ -394,7 +394,6 @@ const LINK_HEADROOM: u32 = 32;
 pub struct Forwarded<'a> {
     skb: &'a bindings::sk_buff,
     state: &'a bindings::nf_hook_state,
-    from: &'a Device,
     family: Family,
 }
 
@@ -411,8 +410,9 @@ impl<'a> Forwarded<'a> {
     ) -> Option<Self> {
         // SAFETY: As required of the caller.
         let (skb, state) = unsafe { (&*skb, &*state) };
-        // SAFETY: The device that a packet came from is there while it is being forwarded.
-        let from = unsafe { Device::from_raw(state.in_) }?;
+        if state.in_.is_null() {
+            return None;
+        }
         let family = match u32::from(state.pf) {
             bindings::NFPROTO_IPV4 => Family::V4,
             bindings::NFPROTO_IPV6 => Family::V6,
@@ -421,7 +421,6 @@ impl<'a> Forwarded<'a> {
         let this = Self {
             skb,
             state,
-            from,
             family,
         };
         let is_forwarded = match family {
@@ -475,9 +474,14 @@ impl<'a> Forwarded<'a> {
         PacketId(core::ptr::from_ref(self.skb) as u64)
     }
 
-    /// The device that it arrived on.
-    pub fn from(&self) -> &'a Device {
-        self.from
+    /// The index of the device that it arrived on: that at whose ingress hook it was. On a VRF it is no
+    /// longer the device that the hooks of the IP layer are told, that is the VRF's own.
+    pub fn from(&self) -> u32 {
+        let index = match self.family {
+            Family::V4 => self.ipv4_control().iif,
+            Family::V6 => self.ipv6_control().iif,
+        };
+        index as u32
     }
 
     /// Whether it is put together from fragments.
