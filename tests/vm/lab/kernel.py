@@ -85,3 +85,35 @@ def wait_until(condition, seconds=5.0, what="the condition", pause=0.02):
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come about within {seconds} s")
         time.sleep(pause)
+
+
+class Checksums:
+    """Who has summed the packets that devices of a given name receive, as protocols get to see them:
+    counts by name."""
+
+    NAMES = ["none", "unnecessary", "complete", "partial"]
+    _TRACING = Path("/sys/kernel/tracing")
+
+    def __init__(self, device):
+        if not (self._TRACING / "trace").exists():
+            subprocess.run(["mount", "-t", "tracefs", "tracefs", str(self._TRACING)], check=True)
+        self._write("dynamic_events", "t:fasttrack/received netif_receive_skb summed=skb->ip_summed "
+                    "protocol=skb->protocol device=skb->dev->name:string\n")
+        self._write("events/fasttrack/received/filter", f'device == "{device}" && protocol == 8')
+        self._write("trace", "")
+        self._write("events/fasttrack/received/enable", "1")
+
+    def counts(self):
+        """The counts so far."""
+        found = re.findall(r"summed=(\d+)", (self._TRACING / "trace").read_text(encoding="ascii"))
+        return {self.NAMES[int(number)]: found.count(number) for number in set(found)}
+
+    def close(self):
+        """Stops looking."""
+        self._write("events/fasttrack/received/enable", "0")
+        self._write("dynamic_events", "-:fasttrack/received\n")
+
+    def _write(self, file, text):
+        # Opened as a shell's `>>` would be: to truncate the list of events is to remove all of them.
+        with open(self._TRACING / file, "w" if file == "trace" else "a", encoding="ascii") as sink:
+            sink.write(text)

@@ -5,20 +5,10 @@ import itertools
 import re
 
 from .control import Control
+from .devices import link
 from .namespace import Namespace
 
 _SERIAL = itertools.count(1)
-
-
-def link(a, device_a, b, device_b, offloads=False):
-    """Joins two namespaces by a cable. Without offloads, packets are as they would be on one: whole,
-    with their checksums, no longer than the MTU."""
-    a.run("ip", "link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
-    for namespace, device in ((a, device_a), (b, device_b)):
-        if not offloads:
-            namespace.run("ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off",
-                          "gro", "off", check=False)
-        namespace.ip("link", "set", device, "up")
 
 
 FIREWALL = """
@@ -72,10 +62,13 @@ def ipv6_dialect(rules):
 class Router:
     """LAN host 10.0.0.2 - router - WAN host 192.0.2.2; the router's devices are lan0 and wan0.
 
+    These are cables unless other kinds are asked for, see `devices`.
+
     With the family "ipv6" other addresses take their place, and rules that are loaded are translated.
     """
 
-    def __init__(self, firewall=FIREWALL, offloads=False, controlled=True, family="ipv4"):
+    def __init__(self, firewall=FIREWALL, offloads=False, controlled=True, lan=link, wan=link,
+                 family="ipv4"):
         number = next(_SERIAL)
         self.family = family
         self.is_v6 = family == "ipv6"
@@ -91,8 +84,11 @@ class Router:
         if self.is_v6:
             for namespace in (self.lan, self.router, self.wan):
                 namespace.enable_ipv6()
-        link(self.lan, "eth0", self.router, "lan0", offloads)
-        link(self.wan, "eth0", self.router, "wan0", offloads)
+        self._closing = []
+        for kind, host, device in ((lan, self.lan, "lan0"), (wan, self.wan, "wan0")):
+            made = kind(host, "eth0", self.router, device, offloads)
+            if made:
+                self.until_removed(made)
         prefix = 64 if self.is_v6 else 24
         for namespace, address, device in ((self.lan, self.LAN, "eth0"),
                                            (self.router, self.LAN_GATEWAY, "lan0"),
@@ -106,7 +102,6 @@ class Router:
         self.router.sysctl("net.ipv4.conf.all.rp_filter", 0)
         if firewall:
             self.router.nft(firewall)
-        self._closing = []
         if controlled:
             self.control = self.until_removed(Control(self.router))
 
@@ -136,7 +131,7 @@ class Router:
 
     def remove(self):
         """Removes it all."""
-        for closable in self._closing:
+        for closable in reversed(self._closing):
             closable.close()
         for namespace in (self.lan, self.router, self.wan):
             namespace.remove()

@@ -10,6 +10,7 @@ ETH_P_ALL = 3
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86dd
 SO_NO_CHECK = 11
+UDP_SEGMENT, UDP_GRO = 103, 104
 UDP_NO_CHECK6_TX = 101
 IPV6_UNICAST_HOPS = 16
 IPV6_MTU_DISCOVER = 23
@@ -46,10 +47,15 @@ class Datagrams:
         """The client's own address and port."""
         return self._client.getsockname()[:2]
 
-    def request(self, size=32, timeout=2.0):
-        """One datagram to the server. Gives whether it arrived, unchanged."""
+    def send(self, size=32):
+        """One datagram to the server, which may never arrive. Gives its payload."""
         payload = self._payload(size)
         self._client.send(payload)
+        return payload
+
+    def request(self, size=32, timeout=2.0):
+        """One datagram to the server. Gives whether it arrived, unchanged."""
+        payload = self.send(size)
         self._server.settimeout(timeout)
         try:
             received, sender = self._server.recvfrom(65536)
@@ -84,6 +90,11 @@ class Datagrams:
         time.sleep(0.3)
         self.exchange(3)
 
+    @property
+    def sent(self):
+        """The number of the last datagram, either way: what its first four bytes say."""
+        return self._sent
+
     def set_tos(self, tos):
         """The type of service of the client's datagrams from now on."""
         if self._is_v6:
@@ -105,6 +116,37 @@ class Datagrams:
             self._client.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, do if wanted else dont)
         else:
             self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do if wanted else dont)
+
+    def send_in_one(self, count, size):
+        """`count` datagrams of one size to the server, given to the kernel as one. Gives their payloads."""
+        payloads = [self._payload(size) for _ in range(count)]
+        self._client.sendmsg([b"".join(payloads)], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("H", size))])
+        return payloads
+
+    def receive(self, count, timeout=2.0):
+        """Up to `count` datagrams at the server."""
+        self._server.settimeout(timeout)
+        received = []
+        try:
+            while len(received) < count:
+                received.append(self._server.recv(65536))
+        except TimeoutError:
+            pass
+        return received
+
+    def receive_in_one(self, timeout=2.0):
+        """Datagrams at the server, as many as the kernel has in one piece. Gives their bytes, and the size
+        of each."""
+        self._server.settimeout(timeout)
+        data, extra, _, _ = self._server.recvmsg(65536, socket.CMSG_SPACE(4))
+        for level, kind, value in extra:
+            if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+                return data, struct.unpack("i", value)[0]
+        return data, len(data)
+
+    def accept_in_one(self):
+        """Has the server's kernel keep together what arrives together."""
+        self._server.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
 
     def set_checksum(self, wanted):
         """Whether they have a UDP checksum."""
@@ -139,7 +181,13 @@ class Stream:
         self._listener.listen()
         self.client = client.socket(family, *self.TYPE)
         self.client.settimeout(5)
-        self.client.connect((address, port))
+        try:
+            self.client.connect((address, port))
+        except OSError:
+            # Else the namespaces would not go.
+            self.client.close()
+            self._listener.close()
+            raise
         self._listener.settimeout(5)
         self.server, sender = self._listener.accept()
         self.seen_from = sender[:2]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Kinds of device between a host and a router.
+
+A kind is a function that joins two namespaces, `kind(host, "eth0", router, "lan0")`, so that both have a
+device of the given name to give addresses to. What lies below such a device is named after it: its
+ports are `lan0p` and `lan0q`. The functions know nothing of the addresses that the devices get; what
+carries tunnels has addresses of its own.
+"""
+
+import fcntl
+import itertools
+import os
+import select
+import struct
+import threading
+
+_CARRIERS = itertools.count(1)
+
+
+def link(a, device_a, b, device_b, offloads=False):
+    """A cable (veth). Without offloads, packets are as they would be on one: whole, with their
+    checksums, no longer than the MTU."""
+    a.run("ip", "link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
+    for namespace, device in ((a, device_a), (b, device_b)):
+        if not offloads:
+            namespace.run("ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off",
+                          "gro", "off", check=False)
+        namespace.ip("link", "set", device, "up")
+
+
+def offloading(kind):
+    """The kind with offloads, where others have none."""
+    def with_offloads(host, host_device, router, router_device, offloads=False):
+        return kind(host, host_device, router, router_device, True)
+    return with_offloads
+
+
+def _ends(host, host_device, router, router_device):
+    return (host, host_device), (router, router_device)
+
+
+def _add(namespace, device, *what):
+    namespace.ip("link", "add", *what)
+    namespace.ip("link", "set", device, "up")
+
+
+def tagged(*tags):
+    """A kind: VLANs, the outer one first, as pairs of a protocol and a number."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        link(host, f"{host_device}p", router, f"{router_device}p", offloads)
+        for namespace, device in _ends(host, host_device, router, router_device):
+            below = f"{device}p"
+            for depth, (protocol, number) in enumerate(tags, 1):
+                name = device if depth == len(tags) else f"{device}s"
+                _add(namespace, name, "link", below, "name", name, "type", "vlan",
+                     "protocol", protocol, "id", number)
+                below = name
+    return kind
+
+
+vlan = tagged(("802.1Q", 7))
+qinq = tagged(("802.1ad", 8), ("802.1Q", 7))
+
+
+def bridge(host, host_device, router, router_device, offloads=False):
+    """The router has a bridge. The host has a second cable to it, `eth1`, with the same address."""
+    link(host, host_device, router, f"{router_device}p", offloads)
+    link(host, "eth1", router, f"{router_device}q", offloads)
+    host.ip("link", "set", "eth1", "address", host.mac(host_device))
+    router.ip("link", "add", router_device, "address", "02:00:00:00:0b:01", "type", "bridge")
+    for port in "pq":
+        router.ip("link", "set", f"{router_device}{port}", "master", router_device)
+    router.ip("link", "set", router_device, "up")
+
+
+def bridge_with_vlans(host, host_device, router, router_device, offloads=False):
+    """The router has a bridge that filters by VLAN; the host's port is an untagged one of VLAN 7, the
+    router's own is tagged."""
+    link(host, host_device, router, f"{router_device}p", offloads)
+    link(host, "eth1", router, f"{router_device}q", offloads)
+    below = f"{router_device}b"
+    router.ip("link", "add", below, "type", "bridge", "vlan_filtering", 1, "vlan_default_pvid", 0)
+    for port in "pq":
+        router.ip("link", "set", f"{router_device}{port}", "master", below)
+        router.run("bridge", "vlan", "add", "dev", f"{router_device}{port}", "vid", 7, "pvid", "untagged")
+    router.run("bridge", "vlan", "add", "dev", below, "vid", 7, "self")
+    router.ip("link", "set", below, "up")
+    _add(router, router_device, "link", below, "name", router_device, "type", "vlan", "id", 7)
+
+
+def bonded(mode):
+    """A kind: two cables, bonded at both ends."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        for port in "pq":
+            link(host, f"{host_device}{port}", router, f"{router_device}{port}", offloads)
+        for namespace, device in _ends(host, host_device, router, router_device):
+            namespace.ip("link", "add", device, "type", "bond", "mode", mode, "miimon", 50,
+                         *(("xmit_hash_policy", "layer3+4") if mode == "balance-xor" else ()))
+            for port in "pq":
+                namespace.ip("link", "set", f"{device}{port}", "down")
+                namespace.ip("link", "set", f"{device}{port}", "master", device)
+            if mode == "active-backup":
+                # Both ends use the same cable.
+                namespace.ip("link", "set", device, "type", "bond", "primary", f"{device}p")
+            namespace.ip("link", "set", device, "up")
+    return kind
+
+
+bond_active_backup = bonded("active-backup")
+bond_balance_xor = bonded("balance-xor")
+
+
+def _alone(router, below):
+    """Has a device not answer for the addresses of those above it."""
+    router.sysctl(f"net.ipv4.conf.{below}.arp_ignore", 1)
+
+
+def macvlan(host, host_device, router, router_device, offloads=False):
+    """The router has a macvlan."""
+    link(host, host_device, router, f"{router_device}p", offloads)
+    _alone(router, f"{router_device}p")
+    _add(router, router_device, "link", f"{router_device}p", "name", router_device,
+         "type", "macvlan", "mode", "bridge")
+
+
+def ipvlan(host, host_device, router, router_device, offloads=False):
+    """The router has an ipvlan. Only what is for the router's own addresses arrives on it, the rest on
+    the device below."""
+    link(host, host_device, router, f"{router_device}p", offloads)
+    _alone(router, f"{router_device}p")
+    _add(router, router_device, "link", f"{router_device}p", "name", router_device,
+         "type", "ipvlan", "mode", "l2")
+
+
+def vrf(host, host_device, router, router_device, offloads=False):
+    """The router's device is part of the VRF `vrf0`, table 10."""
+    link(host, host_device, router, router_device, offloads)
+    if router.status("ip", "link", "show", "vrf0").returncode != 0:
+        _add(router, "vrf0", "vrf0", "type", "vrf", "table", 10)
+    router.ip("link", "set", router_device, "master", "vrf0")
+
+
+class Pump:
+    """Carries packets between two character devices, as whoever reads and writes them would."""
+
+    def __init__(self, a, b):
+        self._ends = (a, b)
+        self._stop, self._stopping = os.pipe()
+        self._thread = threading.Thread(target=self._carry, daemon=True)
+        self._thread.start()
+
+    def _carry(self):
+        a, b = self._ends
+        other = {a: b, b: a}
+        wanted, timeout = [a, b, self._stop], None
+        while ready := select.select(wanted, [], [], timeout)[0]:
+            for end in ready:
+                if end == self._stop:
+                    # What is on its way, as the end of a connection, still arrives.
+                    wanted, timeout = [a, b], 0.3
+                    continue
+                try:
+                    os.write(other[end], os.read(end, 65536 + 64))
+                except OSError:
+                    # The other end is down.
+                    continue
+
+    def close(self):
+        """Ends it."""
+        os.write(self._stopping, b"x")
+        self._thread.join()
+        for end in (*self._ends, self._stop, self._stopping):
+            os.close(end)
+
+
+IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x2, 0x1000, 0x4000
+
+
+def open_tun(namespace, device, flags):
+    """Makes a tun or tap device. Gives the descriptor of whoever is behind it."""
+    tunsetiff = 0x400454ca
+    with namespace.inside():
+        end = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(end, tunsetiff, struct.pack("16sH22x", device.encode(), flags | IFF_NO_PI))
+    namespace.ip("link", "set", device, "up")
+    return end
+
+
+def carried(flags):
+    """A kind: a tun or tap at either end, and a process that carries packets between them."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        return Pump(*(open_tun(namespace, device, flags)
+                      for namespace, device in _ends(host, host_device, router, router_device)))
+    return kind
+
+
+tun = carried(IFF_TUN)
+tap = carried(IFF_TAP)
+
+
+def _carrier(host, host_device, router, router_device, offloads):
+    """What a tunnel goes through: a cable with addresses. Gives its number, and for both ends namespace,
+    device, own and peer's address."""
+    number = next(_CARRIERS) % 250 + 1
+    link(host, f"{host_device}p", router, f"{router_device}p", offloads)
+    own, peer = f"172.16.{number}.2", f"172.16.{number}.1"
+    host.ip("addr", "add", f"{own}/24", "dev", f"{host_device}p")
+    router.ip("addr", "add", f"{peer}/24", "dev", f"{router_device}p")
+    return number, ((host, host_device, own, peer), (router, router_device, peer, own))
+
+
+NUMBER = object()
+
+
+def tunnel(*what):
+    """A kind: a tunnel of the kernel's, made by `ip link add` with the given arguments and addresses.
+    `NUMBER` stands for one that no other tunnel of the router has."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        number, ends = _carrier(host, host_device, router, router_device, offloads)
+        arguments = [number if word is NUMBER else word for word in what]
+        for namespace, device, own, peer in ends:
+            _add(namespace, device, device, *arguments, "local", own, "remote", peer)
+    return kind
+
+
+gre = tunnel("type", "gre", "ttl", 64)
+gre_with_checksum = tunnel("type", "gre", "ttl", 64, "csum")
+ipip = tunnel("type", "ipip", "ttl", 64)
+vxlan_with_checksum = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "udpcsum")
+vxlan = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789)
+
+
+def wireguard(host, host_device, router, router_device, offloads=False):
+    """A WireGuard tunnel."""
+    number, ends = _carrier(host, host_device, router, router_device, offloads)
+    port = 51820 + number
+    private = [end[0].run("wg", "genkey") for end in ends]
+    public = [end[0].run("wg", "pubkey", stdin=key).strip() for end, key in zip(ends, private)]
+    for (namespace, device, _, peer), key, known in zip(ends, private, reversed(public)):
+        namespace.ip("link", "add", device, "type", "wireguard")
+        namespace.run("wg", "set", device, "listen-port", port, "private-key", "/dev/stdin", "peer", known,
+                      "allowed-ips", "0.0.0.0/0,::/0", "endpoint", f"{peer}:{port}", stdin=key)
+        namespace.ip("link", "set", device, "up")
+
+
+def xfrmi(host, host_device, router, router_device, offloads=False):
+    """An IPsec tunnel with an interface of its own."""
+    _, ends = _carrier(host, host_device, router, router_device, offloads)
+    key = "0x" + "5c" * 20
+    for namespace, device, own, peer in ends:
+        _add(namespace, device, device, "type", "xfrm", "dev", f"{device}p", "if_id", 9)
+        for source, destination in ((own, peer), (peer, own)):
+            namespace.ip("xfrm", "state", "add", "src", source, "dst", destination, "proto", "esp",
+                         "spi", "0x" + source.split(".")[-1] + "00", "reqid", 9, "mode", "tunnel",
+                         "if_id", 9, "aead", "rfc4106(gcm(aes))", key, 128)
+        for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
+            for everything in ("0.0.0.0/0", "::/0"):
+                namespace.ip("xfrm", "policy", "add", "src", everything, "dst", everything,
+                             "dir", direction, "if_id", 9, "tmpl", "src", source, "dst", destination,
+                             "proto", "esp", "reqid", 9, "mode", "tunnel")

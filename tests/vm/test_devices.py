@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Kinds of device: packets are fast from and to each of them, and arrive as they do on the slow path."""
+
+import json
+import time
+
+import pytest
+from lab import devices
+from lab.kernel import wait_until
+from lab.topology import Router
+from lab.traffic import Datagrams, Stream, Wire
+
+COUNT = 30
+
+#: No rule asks for the device that a packet came in by.
+NO_FIREWALL = """
+table ip filter {
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        ct state invalid drop
+    }
+}
+"""
+
+MASQUERADE = NO_FIREWALL + """
+table ip nat {
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        oifname "wan0" masquerade
+    }
+}
+"""
+
+
+@pytest.fixture
+def make_router():
+    made = []
+
+    def make(**options):
+        made.append(Router(**options))
+        return made[-1]
+
+    yield make
+    for router in made:
+        router.remove()
+
+
+def conversations(router, kinds=(Datagrams, Stream)):
+    """UDP and TCP from the LAN to the WAN."""
+    return [router.until_removed(kind(router.lan, router.wan, router.WAN)) for kind in kinds]
+
+
+class Counters:
+    """Packets and bytes that each device of a namespace has received and sent."""
+
+    def __init__(self, namespace):
+        found = json.loads(namespace.run("ip", "-j", "-s", "link"))
+        self._of = {device["ifname"]: tuple(device["stats64"][way][unit] for way in ("rx", "tx")
+                                            for unit in ("packets", "bytes"))
+                    for device in found}
+
+    def since(self, before):
+        """The difference, by device."""
+        return {name: tuple(now - then for now, then in zip(self._of[name], before._of[name]))
+                for name in self._of}
+
+
+def counted(router, run):
+    """What a run adds to the counters of the router's devices, and to the statistics."""
+    devices_before, before = Counters(router.router), router.control.stats()
+    run()
+    # Devices in software count some packets a moment after they have arrived.
+    time.sleep(0.2)
+    return Counters(router.router).since(devices_before), router.control.stats() - before
+
+
+def alike(slow, fast, tolerance=4):
+    """Whether the same traffic was counted alike by a device. Some packets more are the neighbours'
+    questions, which the slow path asks too."""
+    return all(abs(a - b) <= (tolerance if unit == 0 else tolerance * 150)
+               for unit, (a, b) in zip((0, 1, 0, 1), zip(slow, fast)))
+
+
+def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, uncounted=(),
+                 enters="lan0", returns="wan0"):
+    """The same traffic slow, then fast: it arrives, by the same devices, which count it alike.
+
+    `ways` says which of original and reply are to be fast, `by` the reason of those that are not.
+    """
+    for conversation in conversations(router, kinds):
+        conversation.warm_up()
+        slow, stats = counted(router, lambda: conversation.exchange(COUNT))
+        assert stats.fast == 0
+        router.control.enable()
+        conversation.warm_up()
+        fast, stats = counted(router, lambda: conversation.exchange(COUNT))
+        for packets, expected in zip(stats.packets, ways):
+            if expected:
+                assert packets >= COUNT * 0.9, (stats.packets, stats.reasons())
+            else:
+                assert packets == 0, (stats.packets, stats.reasons())
+        if by:
+            assert stats.slow[by] >= COUNT, stats.reasons()
+        for name in slow:
+            if name not in uncounted:
+                assert alike(slow[name], fast[name]), (name, slow[name], fast[name])
+        # Found without a list of devices.
+        found = {(flow["in-ifindex"], flow["out-ifindex"]) for flow in router.control.flows()}
+        index = router.router.index
+        leaves = "wan0", "lan0"
+        assert found == {(index(arrives), index(leaves)) for arrives, leaves, expected
+                         in zip((enters, returns), leaves, ways) if expected}
+        router.control.disable()
+
+
+KINDS = ["link", "vlan", "qinq", "bridge", "bridge_with_vlans", "bond_active_backup", "bond_balance_xor",
+         "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "vxlan", "wireguard"]
+
+
+@pytest.mark.parametrize("side", ["lan", "wan"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_from_and_to(make_router, kind, side):
+    fast_as_slow(make_router(**{side: getattr(devices, kind)}))
+
+
+@pytest.mark.parametrize("kind", ["vlan", "bridge_with_vlans", "gre", "vxlan", "wireguard"])
+def test_fast_between_two_of_a_kind(make_router, kind):
+    fast_as_slow(make_router(lan=getattr(devices, kind), wan=getattr(devices, kind)))
+
+
+def test_fast_from_and_to_a_vlan_whose_tags_are_in_the_packets(make_router):
+    """The cable does not carry tags beside the packet, as hardware that knows nothing of VLANs."""
+    router = make_router(lan=devices.vlan)
+    for namespace, device in ((router.lan, "eth0p"), (router.router, "lan0p")):
+        namespace.run("ethtool", "-K", device, "txvlan", "off", "rxvlan", "off")
+    fast_as_slow(router)
+
+
+def test_fast_on_a_vrf(make_router):
+    # To the firewall packets come in by the VRF's own device. That counts what passes it in the IP
+    # layer, where fast packets are not.
+    router = make_router(lan=devices.vrf, wan=devices.vrf, firewall=MASQUERADE)
+    fast_as_slow(router, uncounted=("vrf0",))
+
+
+@pytest.mark.parametrize("side", ["lan", "wan"])
+def test_fast_between_a_vrf_and_none(make_router, side):
+    router = make_router(**{side: devices.vrf}, firewall=NO_FIREWALL)
+    for net, device, its_side in (("10.0.0.0/24", "lan0", "lan"), ("192.0.2.0/24", "wan0", "wan")):
+        table = ("table", "main") if its_side == side else ("vrf", "vrf0")
+        router.router.ip("route", "add", net, "dev", device, *table)
+    fast_as_slow(router, uncounted=("vrf0",))
+
+
+def test_fast_to_and_from_an_ipvlan_that_has_the_address(make_router):
+    fast_as_slow(make_router(wan=devices.ipvlan))
+
+
+def test_fast_past_an_ipvlan_that_has_not(make_router):
+    """Of what is for other hosts the device below keeps what arrives, and sees nothing of what leaves."""
+    fast_as_slow(make_router(lan=devices.ipvlan, firewall=NO_FIREWALL), enters="lan0p")
+
+
+def test_a_host_that_moves_to_another_port_of_a_bridge(make_router):
+    router = make_router(lan=devices.bridge)
+    router.control.enable()
+    for conversation in conversations(router):
+        conversation.warm_up()
+        for old, new, port_left, port_taken in (("eth0", "eth1", "lan0p", "lan0q"),
+                                                ("eth1", "eth0", "lan0q", "lan0p")):
+            router.lan.ip("addr", "del", f"{router.LAN}/24", "dev", old)
+            router.lan.ip("link", "set", new, "up")
+            router.lan.ip("addr", "add", f"{router.LAN}/24", "dev", new)
+            router.lan.ip("route", "replace", "default", "via", router.LAN_GATEWAY, "dev", new)
+            # Its next packet tells the bridge.
+            conversation.exchange(3)
+            at_the_old_port = Wire(router.router, port_left)
+            devices_moved, stats = counted(router, lambda: conversation.exchange(COUNT))
+            assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+            assert not at_the_old_port.packets()
+            at_the_old_port.close()
+            received, _, sent, _ = devices_moved[port_taken]
+            assert min(received, sent) >= COUNT
+    assert not router.control.stats().gone["device"]
+
+
+def test_a_bond_whose_port_fails(make_router):
+    router = make_router(wan=devices.bond_active_backup)
+    router.control.enable()
+
+    def both_use(port):
+        for namespace, device in ((router.router, "wan0"), (router.wan, "eth0")):
+            wait_until(lambda: f"Currently Active Slave: {device}{port}\n" in
+                       namespace.run("cat", f"/proc/net/bonding/{device}"))
+    for conversation in conversations(router):
+        both_use("p")
+        conversation.warm_up()
+        router.router.ip("link", "set", "wan0p", "down")
+        both_use("q")
+        conversation.exchange(3)
+        moved, stats = counted(router, lambda: conversation.exchange(COUNT))
+        assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+        assert min(moved["wan0q"][0], moved["wan0q"][2]) >= COUNT
+        router.router.ip("link", "set", "wan0p", "up")
+
+
+def test_fast_into_a_dummy(make_router):
+    """What is sent into a dummy is gone: so the route leads there after the flow was learned."""
+    router = make_router(firewall=NO_FIREWALL)
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    router.router.ip("link", "add", "dummy0", "type", "dummy")
+    router.router.ip("link", "set", "dummy0", "up")
+    router.router.ip("route", "add", f"{router.WAN}/32", "dev", "dummy0")
+    sink = Wire(router.router, "dummy0")
+
+    def send():
+        for _ in range(COUNT):
+            datagrams.send()
+    send()
+    sink.packets()
+    moved, stats = counted(router, send)
+    assert stats.packets[0] >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert moved["dummy0"][2] == COUNT
+    assert moved["wan0"][2] == 0
+    arrived = sink.packets(destination=router.WAN)
+    sink.close()
+    assert len(arrived) == COUNT and all(packet.ttl == 63 for packet in arrived)
+    assert {packet.load[:4] for packet in arrived} == {
+        number.to_bytes(4, "big") for number in range(datagrams.sent - COUNT + 1, datagrams.sent + 1)}
+
+
+@pytest.mark.parametrize("side", ["lan", "wan"])
+def test_an_xfrm_interface_encrypts_what_is_fast_and_nothing_decrypted_is(make_router, side):
+    """The interface is the device that packets are sent to; that it transforms them is its own
+    affair. What comes out of it was decrypted."""
+    router = make_router(**{side: devices.xfrmi}, firewall=NO_FIREWALL)
+    outside = Wire(router.router, f"{side}0p")
+    fast_as_slow(router, [Datagrams], ways=(side == "wan", side == "lan"), by="ipsec")
+    # One direction of a TCP connection alone is not made fast: conntrack has to know both's windows.
+    router.control.enable()
+    stream, = conversations(router, [Stream])
+    stream.warm_up()
+    _, stats = counted(router, lambda: stream.exchange(COUNT))
+    assert stats.fast == 0
+    assert stats.slow["ipsec"] >= COUNT, stats.reasons()
+    seen = outside.packets()
+    assert len(seen) > 6 * COUNT and {packet.proto for packet in seen} == {50}
+    outside.close()
