@@ -2,6 +2,7 @@
 """Kinds of device: packets are fast from and to each of them, and arrive as they do on the slow path."""
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -121,6 +122,13 @@ KINDS = ["link", "vlan", "qinq", "bridge", "bridge_with_vlans", "bond_active_bac
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_from_and_to(make_router, kind, side):
     fast_as_slow(make_router(**{side: getattr(devices, kind)}))
+
+
+@pytest.mark.parametrize("side", ["lan", "wan"])
+def test_fast_from_and_to_pppoe(make_router, side):
+    if subprocess.run(["modinfo", "pppoe"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
+    fast_as_slow(make_router(**{side: devices.pppoe}))
 
 
 @pytest.mark.parametrize("kind", ["vlan", "bridge_with_vlans", "gre", "vxlan", "wireguard"])

@@ -7,10 +7,14 @@ ports are `lan0p` and `lan0q`. The functions know nothing of the addresses that 
 carries tunnels has addresses of its own.
 """
 
+import array
+import contextlib
+import ctypes
 import fcntl
 import itertools
 import os
 import select
+import socket
 import struct
 import threading
 
@@ -138,6 +142,60 @@ def vrf(host, host_device, router, router_device, offloads=False):
     if router.status("ip", "link", "show", "vrf0").returncode != 0:
         _add(router, "vrf0", "vrf0", "type", "vrf", "table", 10)
     router.ip("link", "set", router_device, "master", "vrf0")
+
+
+class PppoeSession:
+    """One end of a PPPoE session, without the discovery and the negotiation that usually come first."""
+
+    AF_PPPOX, PX_PROTO_OE = 24, 0
+    GCHAN, ATTCHAN, NEWUNIT, CONNECT = 0x80047437, 0x40047438, 0xc004743e, 0x4004743a
+
+    def __init__(self, namespace, device, below, peer, number):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._files = []
+        with namespace.inside():
+            # Python knows no addresses of this family.
+            end = self._keep(libc.socket(self.AF_PPPOX, socket.SOCK_STREAM, self.PX_PROTO_OE))
+            address = struct.pack("=HIH6s16s", self.AF_PPPOX, self.PX_PROTO_OE, socket.htons(number),
+                                  bytes.fromhex(peer.replace(":", "")), below.encode())
+            if libc.connect(end, address, len(address)):
+                raise OSError(ctypes.get_errno(), "PPPoE session")
+            channel = self._ioctl(end, self.GCHAN)
+            attached, made = (self._keep(os.open("/dev/ppp", os.O_RDWR)) for _ in range(2))
+            self._ioctl(attached, self.ATTCHAN, channel)
+            unit = self._ioctl(made, self.NEWUNIT, -1)
+            self._ioctl(attached, self.CONNECT, unit)
+        namespace.ip("link", "set", f"ppp{unit}", "name", device)
+        namespace.ip("link", "set", device, "up", "mtu", 1492)
+
+    def _keep(self, file):
+        if file < 0:
+            raise OSError(ctypes.get_errno(), "PPPoE session")
+        self._files.append(file)
+        return file
+
+    @staticmethod
+    def _ioctl(file, request, value=0):
+        number = array.array("i", [value])
+        fcntl.ioctl(file, request, number, True)
+        return number[0]
+
+    def close(self):
+        """Ends it."""
+        for file in self._files:
+            os.close(file)
+
+
+def pppoe(host, host_device, router, router_device, offloads=False):
+    """A PPPoE session between the two."""
+    for module in ("ppp_generic", "pppoe"):
+        router.run("modprobe", module)
+    link(host, f"{host_device}p", router, f"{router_device}p", offloads)
+    ends = _ends(host, host_device, router, router_device)
+    closing = contextlib.ExitStack()
+    for (namespace, device), (other, there) in zip(ends, reversed(ends)):
+        closing.callback(PppoeSession(namespace, device, f"{device}p", other.mac(f"{there}p"), 5).close)
+    return closing
 
 
 class Pump:
