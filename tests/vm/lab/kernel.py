@@ -114,6 +114,9 @@ class Checksums:
         self._write("dynamic_events", "-:fasttrack/received\n")
 
     def _write(self, file, text):
-        # Opened as a shell's `>>` would be: to truncate the list of events is to remove all of them.
-        with open(self._TRACING / file, "w" if file == "trace" else "a", encoding="ascii") as sink:
-            sink.write(text)
+        # To truncate the list of events is to remove all of them; and the files can't be sought in.
+        end = os.open(self._TRACING / file, os.O_WRONLY | (os.O_TRUNC if file == "trace" else 0))
+        try:
+            os.write(end, text.encode())
+        finally:
+            os.close(end)

@@ -117,6 +117,17 @@ class Datagrams:
         else:
             self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do if wanted else dont)
 
+    def set_probing(self):
+        """Has them sent whole, whatever is known of the path."""
+        ip_mtu_discover, probe = 10, 3
+        self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, probe)
+
+    def probe(self, size):
+        """One datagram to the server, though others were too large. Gives its payload."""
+        # What the client has been told since would be the answer.
+        self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return self.send(size)
+
     def send_in_one(self, count, size):
         """`count` datagrams of one size to the server, given to the kernel as one. Gives their payloads."""
         payloads = [self._payload(size) for _ in range(count)]

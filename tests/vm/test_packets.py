@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Kinds of packet, as devices and their offloads make them: each arrives with correct contents and
+checksums.
+
+Where the WAN has no offloads, its host computes the checksums of what arrives there itself.
+"""
+
+import contextlib
+import socket
+import time
+
+import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.l2 import Ether
+
+from lab import devices
+from lab.devices import link, offloading
+from lab.kernel import Checksums, wait_until
+from lab.topology import Router
+from lab.traffic import Datagrams, Stream, Wire
+
+COUNT = 30
+BULK = bytes(range(256)) * 8192
+
+
+@pytest.fixture
+def make_router():
+    made = []
+
+    def make(**options):
+        made.append(Router(**options))
+        made[-1].control.enable()
+        return made[-1]
+
+    yield make
+    for router in made:
+        router.remove()
+
+
+def conversation(router, kind):
+    """A conversation from the LAN to the WAN that is fast."""
+    made = router.until_removed(kind(router.lan, router.wan, router.WAN))
+    made.warm_up()
+    return made
+
+
+def moved(router, run):
+    """What the statistics say of a run."""
+    before = router.control.stats()
+    run()
+    return router.control.stats() - before
+
+
+def mostly_fast(stats, least=COUNT * 0.9):
+    assert min(stats.packets) >= least, (stats.packets, stats.reasons())
+
+
+def is_whole(packet):
+    """Whether a captured packet's checksums are right."""
+    again = Ether(bytes(packet))
+    del again[IP].chksum
+    if UDP in again:
+        del again[UDP].chksum
+    again = Ether(bytes(again))
+    return (again[IP].chksum == packet[IP].chksum
+            and (UDP not in packet or again[UDP].chksum == packet[UDP].chksum))
+
+
+def both_ways(stream):
+    stream.send(BULK)
+    stream.send(BULK, back=True)
+
+
+# Segments that are made of several.
+
+
+@pytest.mark.parametrize("lan, wan", [(offloading(link), offloading(link)), (offloading(link), link)],
+                         ids=["end to end", "split by the router"])
+def test_large_tcp_segments(make_router, lan, wan):
+    router = make_router(lan=lan, wan=wan)
+    stream = conversation(router, Stream)
+    stats = moved(router, lambda: both_ways(stream))
+    assert stats.fast >= 0.9 * (stats.fast + sum(stats.slow.values())), stats.reasons()
+    # More than would fit into one on the wire.
+    assert stats.bytes[0] > len(BULK) * 0.5 and stats.bytes[0] / stats.packets[0] > 2000
+    assert router.router.counter("ip filter", "invalid") == 0
+
+
+def test_large_tcp_segments_that_the_router_has_merged(make_router):
+    router = make_router()
+    for device in ("lan0", "wan0"):
+        router.router.run("ethtool", "-K", device, "gro", "on")
+    stream = conversation(router, Stream)
+    stats = moved(router, lambda: both_ways(stream))
+    assert stats.fast >= 0.9 * (stats.fast + sum(stats.slow.values())), stats.reasons()
+    assert stats.bytes[0] / stats.packets[0] > 1600
+    assert router.router.counter("ip filter", "invalid") == 0
+
+
+def test_datagrams_that_the_sender_gives_in_one(make_router):
+    router = make_router(lan=offloading(link))
+    datagrams = conversation(router, Datagrams)
+    sent, received = [], []
+
+    def run():
+        for _ in range(COUNT):
+            sent.extend(datagrams.send_in_one(8, 1000))
+            received.extend(datagrams.receive(8))
+    stats = moved(router, run)
+    assert received == sent
+    assert stats.packets[0] >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert stats.bytes[0] / stats.packets[0] > 8000
+
+
+def test_datagrams_that_arrive_in_one(make_router):
+    router = make_router(offloads=True)
+    datagrams = conversation(router, Datagrams)
+    datagrams.accept_in_one()
+    whole = []
+
+    def run():
+        for _ in range(COUNT):
+            sent = b"".join(datagrams.send_in_one(8, 1000))
+            data, size = datagrams.receive_in_one()
+            assert data == sent[:len(data)] and size == 1000
+            while len(data) < len(sent):
+                more, _ = datagrams.receive_in_one()
+                data += more
+            assert data == sent
+            whole.append(size)
+    stats = moved(router, run)
+    assert stats.packets[0] >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert stats.bytes[0] / stats.packets[0] > 8000
+
+
+@pytest.mark.parametrize("feature", ["rx-udp-gro-forwarding", "rx-gro-list"])
+def test_datagrams_that_the_router_has_merged(make_router, feature):
+    """Into a packet with room for all of them, or into a list of packets with headers of their own."""
+    router = make_router()
+    router.router.run("ethtool", "-K", "lan0", "gro", "on", feature, "on")
+    datagrams = conversation(router, Datagrams)
+    sink = Wire(router.wan, "eth0", outgoing=False)
+
+    def run():
+        for _ in range(COUNT):
+            sent = datagrams.send_in_one(8, 1000)
+            assert datagrams.receive(8) == sent
+
+    def arrived():
+        packets = sink.packets(source=router.WAN_GATEWAY, protocol=17, seconds=2)
+        assert len(packets) == 8 * COUNT and all(is_whole(packet) for packet in packets)
+        return [packet[IP].ttl for packet in packets]
+    stats = moved(router, run)
+    assert stats.bytes[0] / stats.packets[0] > 2000, (stats.packets, stats.bytes, stats.reasons())
+    fast = arrived()
+    router.control.disable()
+    run()
+    slow = arrived()
+    sink.close()
+    # The kernel takes one from the first of a list only.
+    assert fast == slow and 63 in fast
+
+
+def test_tcp_that_the_router_has_merged_into_a_list(make_router):
+    router = make_router()
+    for device in ("lan0", "wan0"):
+        router.router.run("ethtool", "-K", device, "gro", "on", "rx-gro-list", "on")
+    stream = conversation(router, Stream)
+    stats = moved(router, lambda: both_ways(stream))
+    assert stats.fast >= 0.9 * (stats.fast + sum(stats.slow.values())), stats.reasons()
+    assert stats.bytes[0] / stats.packets[0] > 1600
+    assert router.router.counter("ip filter", "invalid") == 0
+
+
+def test_large_segments_for_a_device_of_a_smaller_mtu(make_router):
+    router = make_router(offloads=True)
+    stream = conversation(router, Stream)
+    router.router.ip("link", "set", "wan0", "mtu", 1000)
+    stats = moved(router, lambda: stream.send(BULK))
+    # The router said so, and the sender made its segments smaller.
+    assert stats.slow["mtu"] + stats.slow["stale-route"] >= 1, stats.reasons()
+    stats = moved(router, lambda: stream.send(BULK))
+    assert stats.packets[0] >= 0.9 * (stats.packets[0] + stats.slow["mtu"]) and stats.packets[0] > 20
+    assert stats.slow["mtu"] == 0, stats.reasons()
+
+
+# Checksums.
+
+
+@pytest.mark.parametrize("state, lan", [
+    ("none", link),
+    ("partial", offloading(link)),
+    ("unnecessary", devices.wireguard),
+    ("complete", devices.vxlan_with_checksum),
+], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("kind", [Datagrams, Stream])
+def test_checksums_of_which_the_device_says(make_router, kind, state, lan):
+    router = make_router(lan=lan)
+    talk = conversation(router, kind)
+    with contextlib.closing(Checksums("lan0")) as checksums:
+        stats = moved(router, lambda: talk.exchange(COUNT, size=301))
+        counts = checksums.counts()
+    mostly_fast(stats)
+    assert counts.get(state, 0) >= COUNT * 0.9, counts
+
+
+def test_tags_that_are_in_the_packet_or_beside_it(make_router):
+    """Either way packets reach the VLAN's device without, and leave with the one of the other VLAN."""
+    router = make_router(lan=devices.vlan, wan=devices.qinq)
+    talks = [conversation(router, kind) for kind in (Datagrams, Stream)]
+    for txvlan in ("off", "on"):
+        for namespace, device in ((router.lan, "eth0p"), (router.router, "lan0p"),
+                                  (router.router, "wan0p"), (router.wan, "eth0p")):
+            namespace.run("ethtool", "-K", device, "txvlan", txvlan, "rxvlan", txvlan,
+                          "tx-vlan-stag-hw-insert", txvlan, "rx-vlan-stag-hw-parse", txvlan, check=False)
+        for talk in talks:
+            mostly_fast(moved(router, lambda: talk.exchange(COUNT)))
+
+
+# Packets that others have, too.
+
+
+def test_a_capture_shows_packets_as_they_arrived(router):
+    router.control.enable()
+    for device, incoming in (("lan0", True), ("wan0", False)):
+        datagrams = conversation(router, Datagrams)
+        wire = Wire(router.router, device, incoming=incoming, outgoing=not incoming)
+        stats = moved(router, lambda: datagrams.exchange(COUNT))
+        mostly_fast(stats)
+        seen = wire.packets(destination=router.WAN, seconds=1)
+        wire.close()
+        assert len(seen) == COUNT
+        # Before, or after, what the router does with them.
+        source, ttl = (router.LAN, 64) if incoming else (router.WAN_GATEWAY, 63)
+        assert all(packet[IP].src == source and packet[IP].ttl == ttl and is_whole(packet) for packet in seen)
+        datagrams.close()
+
+
+def test_a_mirror_shows_packets_as_they_arrived(router):
+    """A classifier on the ingress device sends a copy of everything to another device."""
+    router.router.ip("link", "add", "mirror0", "type", "dummy")
+    router.router.ip("link", "set", "mirror0", "up")
+    router.router.run("tc", "qdisc", "add", "dev", "lan0", "clsact")
+    router.router.run("tc", "filter", "add", "dev", "lan0", "ingress", "matchall",
+                      "action", "mirred", "egress", "mirror", "dev", "mirror0")
+    router.control.enable()
+    for kind in (Datagrams, Stream):
+        talk = conversation(router, kind)
+        mirror = Wire(router.router, "mirror0")
+        stats = moved(router, lambda: talk.exchange(COUNT))
+        mostly_fast(stats)
+        seen = mirror.packets(source=router.LAN, destination=router.WAN, seconds=1)
+        mirror.close()
+        assert len(seen) >= COUNT
+        assert all(packet[IP].ttl == 64 and is_whole(packet) for packet in seen)
+
+
+def test_packets_that_a_classifier_redirects_are_not_taken(router):
+    """They are on their way elsewhere, whatever flow they would be of."""
+    router.control.enable()
+    datagrams = conversation(router, Datagrams)
+    router.router.ip("link", "add", "elsewhere", "type", "dummy")
+    router.router.ip("link", "set", "elsewhere", "up")
+    router.router.run("tc", "qdisc", "add", "dev", "lan0", "clsact")
+    router.router.run("tc", "filter", "add", "dev", "lan0", "ingress", "matchall",
+                      "action", "mirred", "egress", "redirect", "dev", "elsewhere")
+
+    def run():
+        for _ in range(COUNT):
+            datagrams.send()
+    stats = moved(router, run)
+    assert not datagrams.receive(1, timeout=0.5)
+    assert stats.fast == 0
+
+
+def test_packets_with_more_than_one_owner(router):
+    """The kernel's packet generator keeps a hold of those that it has a device receive."""
+    router.router.run("modprobe", "pktgen")
+    router.control.enable()
+    datagrams = conversation(router, Datagrams)
+    sink = Wire(router.wan, "eth0", outgoing=False)
+    address, port = datagrams.source
+
+    def tell(file, *lines):
+        script = "".join(f"echo '{line}' > /proc/net/pktgen/{file}\n" for line in lines)
+        router.router.run("sh", "-ec", script)
+    tell("kpktgend_0", "add_device lan0")
+    tell("lan0", f"count {COUNT}", "clone_skb 0", "pkt_size 60", "delay 0", "xmit_mode netif_receive",
+         f"dst {router.WAN}", f"src_min {address}", f"src_max {address}",
+         f"udp_src_min {port}", f"udp_src_max {port}", "udp_dst_min 7", "udp_dst_max 7",
+         f"dst_mac {router.router.mac('lan0')}", f"src_mac {router.lan.mac('eth0')}")
+    before = router.control.stats()
+    tell("pgctrl", "start")
+    stats = router.control.stats() - before
+    tell("kpktgend_0", "rem_device_all")
+    assert stats.fast == 0
+    assert stats.slow["unsupported"] == COUNT, stats.reasons()
+    arrived = sink.packets(source=router.WAN_GATEWAY, protocol=17, seconds=2)
+    sink.close()
+    assert len(arrived) == COUNT and all(packet[IP].ttl < 64 for packet in arrived)
+    datagrams.receive(COUNT, timeout=0.5)
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT)))
+
+
+# Room for headers.
+
+
+@pytest.mark.parametrize("wan", ["gre", "vxlan", "wireguard", "qinq"])
+@pytest.mark.parametrize("lan", ["link", "tap", "tun"])
+def test_devices_that_need_more_room_for_their_headers(make_router, lan, wan):
+    router = make_router(lan=getattr(devices, lan), wan=getattr(devices, wan))
+    for kind in (Datagrams, Stream):
+        talk = conversation(router, kind)
+        for size in (40, 1300):
+            mostly_fast(moved(router, lambda: talk.exchange(COUNT, size=size)))
+
+
+# What the router answers itself.
+
+
+def answers(wire, run):
+    """The ICMP messages that a run brings the sender: pairs of the message's fixed part and what it quotes,
+    without what differs from packet to packet."""
+    wire.packets(seconds=0.1)
+    run()
+    found = []
+    for packet in wire.packets(protocol=1, seconds=1):
+        quoted = IP(bytes(packet[ICMP])[8:])
+        found.append((packet[IP].src, packet[IP].dst, packet[IP].ttl, bytes(packet[ICMP])[:2], bytes(packet[ICMP])[4:8],
+                      quoted.src, quoted.dst, quoted.ttl, quoted.len, bytes(quoted.payload)[:6]))
+    return found
+
+
+def too_large(router, datagrams):
+    router.router.ip("link", "set", "wan0", "mtu", 1000)
+    datagrams.set_probing()
+    return 1300
+
+
+def last_hop(router, datagrams):
+    datagrams.set_ttl(1)
+    return 32
+
+
+@pytest.mark.parametrize("offence", [too_large, last_hop])
+def test_the_router_answers_as_without(make_router, offence):
+    router = make_router()
+    # All are answered, for it is compared.
+    router.router.sysctl("net.ipv4.icmp_ratemask", 0)
+    datagrams = conversation(router, Datagrams)
+    size = offence(router, datagrams)
+    wire = Wire(router.lan, "eth0", outgoing=False)
+
+    def run():
+        for _ in range(5):
+            datagrams.probe(size)
+            time.sleep(0.1)
+    # A new MTU is a change that packets which do arrive tell of.
+    datagrams.set_ttl(64)
+    datagrams.exchange(3)
+    offence(router, datagrams)
+    before = router.control.stats()
+    fast = answers(wire, run)
+    stats = router.control.stats() - before
+    assert stats.packets[0] == 0
+    assert stats.slow["mtu" if offence is too_large else "ttl"] >= 4, stats.reasons()
+    router.control.disable()
+    slow = answers(wire, run)
+    wire.close()
+    assert len(slow) == 5 and fast == slow
+
+
+# Paths that become narrower.
+
+
+def fares(router, datagrams, size):
+    """How a datagram of a size fares: what the statistics say, and whether it arrives."""
+    before = router.control.stats()
+    sent = datagrams.probe(size)
+    arrived = datagrams.receive(1, timeout=0.5) == [sent]
+    return router.control.stats() - before, arrived
+
+
+def too_large_by_now(router, datagrams, size):
+    """None of a few datagrams of a size passes, and each is slow for that."""
+    for _ in range(3):
+        stats, arrived = fares(router, datagrams, size)
+        assert not arrived and stats.packets[0] == 0, stats.reasons()
+        # The sample may be due; a smaller one comes out again.
+        assert stats.slow["mtu"] + stats.slow["sampled"] == 1, stats.reasons()
+        datagrams.probe(100)
+        assert datagrams.receive(1)
+
+
+def small_ones_are_fast(router, datagrams):
+    datagrams.probe(32)
+    assert datagrams.receive(1)
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT)))
+
+
+@pytest.mark.parametrize("lock", [(), ("lock",)], ids=["", "locked"])
+def test_a_route_that_gets_an_mtu(make_router, lock):
+    router = make_router()
+    datagrams = conversation(router, Datagrams)
+    datagrams.set_probing()
+    route = ("192.0.2.0/24", "dev", "wan0", "proto", "kernel", "scope", "link", "src", router.WAN_GATEWAY)
+    _, arrived = fares(router, datagrams, 1300)
+    assert arrived
+    router.router.ip("route", "replace", *route, "mtu", *lock, 1200)
+    datagrams.exchange(3)
+    too_large_by_now(router, datagrams, 1300)
+    small_ones_are_fast(router, datagrams)
+    router.router.ip("route", "replace", *route)
+    datagrams.exchange(3)
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1300)))
+
+
+@pytest.mark.parametrize("use_it", [0, 1])
+def test_an_mtu_that_the_router_has_learned(make_router, use_it):
+    """What a host on the way has told the router counts for what it forwards only if it is configured so."""
+    router = make_router()
+    router.router.sysctl("net.ipv4.ip_forward_use_pmtu", use_it)
+    datagrams = conversation(router, Datagrams)
+    datagrams.set_probing()
+    _, arrived = fares(router, datagrams, 1300)
+    assert arrived
+    asked = router.until_removed(router.router.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    asked.connect((router.WAN, 9))
+    asked.send(b"x")
+    wire = Wire(router.wan, "eth0")
+    wire.put(Ether(src=router.wan.mac("eth0"), dst=router.router.mac("wan0"))
+             / IP(src=router.WAN, dst=router.WAN_GATEWAY)
+             / ICMP(type=3, code=4, nexthopmtu=1200)
+             / IP(src=router.WAN_GATEWAY, dst=router.WAN, proto=17, len=1400, flags="DF")
+             / UDP(sport=asked.getsockname()[1], dport=9, len=1380, chksum=0))
+    wire.close()
+    wait_until(lambda: "mtu 1200" in router.router.ip("route", "get", router.WAN))
+    datagrams.exchange(3)
+    if use_it:
+        too_large_by_now(router, datagrams, 1300)
+        small_ones_are_fast(router, datagrams)
+    else:
+        mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1300)))
+
+
+# Fragments among whole packets.
+
+
+def test_fragments_do_not_keep_whole_packets_from_being_fast(make_router):
+    router = make_router()
+    datagrams = conversation(router, Datagrams)
+    datagrams.set_do_not_fragment(False)
+
+    def run():
+        for _ in range(COUNT // 3):
+            datagrams.exchange(1, size=3000)
+            datagrams.exchange(9, size=600)
+    stats = moved(router, run)
+    assert stats.slow["fragment"] == 2 * (COUNT // 3), stats.reasons()
+    mostly_fast(stats, COUNT // 3 * 9 * 0.9)
