@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Queues on the device that packets leave by: those of fast flows are put where the slow path puts them."""
+
+import contextlib
+import json
+
+import pytest
+
+from lab.topology import Router
+from lab.traffic import Datagrams, Stream, Wire
+
+COUNT = 30
+
+MARK = """
+table ip stamp {
+    chain forward {
+        type filter hook forward priority mangle;
+        oifname "wan0" %s
+    }
+}
+"""
+
+
+@pytest.fixture
+def make_router():
+    made = []
+
+    def make(rule=None):
+        router = Router()
+        made.append(router)
+        if rule:
+            router.router.nft(MARK % rule)
+        return router
+
+    yield make
+    for router in made:
+        router.remove()
+
+
+def tc(router, *arguments):
+    return router.router.run("tc", *arguments)
+
+
+def packets(router, what):
+    """What each queue, or class, of the WAN's device has sent: packets by its number."""
+    found = json.loads(tc(router, "-s", "-j", what, "show", "dev", "wan0"))
+    return {entry["handle"]: entry.get("stats", entry)["packets"] for entry in found}
+
+
+def sent_by(router, what, run):
+    """The queues, or classes, by which a run's packets were sent, with their numbers."""
+    before = packets(router, what)
+    run()
+    after = packets(router, what)
+    return {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+
+
+def as_slow(router, kind, what="class", tos=None):
+    """A conversation slow, then fast: its packets are sent by the same queues. Gives which."""
+    conversation = router.until_removed(kind(router.lan, router.wan, router.WAN))
+    if tos is not None:
+        conversation.set_tos(tos)
+    conversation.warm_up()
+    before = router.control.stats()
+    slow = sent_by(router, what, lambda: conversation.exchange(COUNT))
+    assert (router.control.stats() - before).fast == 0
+    router.control.enable()
+    conversation.warm_up()
+    before = router.control.stats()
+    fast = sent_by(router, what, lambda: conversation.exchange(COUNT))
+    stats = router.control.stats() - before
+    router.control.disable()
+    conversation.close()
+    assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert slow.keys() == fast.keys(), (slow, fast)
+    for name in slow:
+        # TCP acknowledges sometimes more and sometimes less.
+        few = 1 if kind is Datagrams else COUNT
+        assert abs(slow[name] - fast[name]) <= few and fast[name] >= COUNT, (slow, fast)
+    return set(fast)
+
+
+@pytest.mark.parametrize("qdisc", ["fq_codel", "cake", "fq", "pfifo_fast", "sfq"])
+def test_every_packet_passes_the_queue(make_router, qdisc):
+    router = make_router()
+    tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", qdisc)
+    for kind in (Datagrams, Stream):
+        assert as_slow(router, kind, "qdisc") == {"1:"}
+
+
+def test_the_time_of_arrival_is_not_taken_for_one_of_departure(make_router):
+    """With a capture packets are given the time at which they arrive, in the field in which `fq` finds the
+    one at which they are to leave."""
+    router = make_router()
+    tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", "fq")
+    with contextlib.closing(Wire(router.router, "lan0")):
+        assert as_slow(router, Datagrams, "qdisc") == {"1:"}
+    dropped, = (entry["drops"] for entry in json.loads(tc(router, "-s", "-j", "qdisc", "show", "dev", "wan0")))
+    assert dropped == 0
+
+
+def with_classes(router):
+    """A hierarchy of which class 1:30 gets what nobody else does."""
+    tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", "htb", "default", "30")
+    for number in (10, 20, 30):
+        tc(router, "class", "add", "dev", "wan0", "parent", "1:", "classid", f"1:{number}", "htb", "rate", "1gbit")
+
+
+def add_filter(router, *arguments):
+    tc(router, "filter", "add", "dev", "wan0", "parent", "1:", "protocol", "ip", "prio", 1, *arguments)
+
+
+@pytest.fixture(params=[Datagrams, Stream])
+def kind(request):
+    return request.param
+
+
+def test_a_class_by_default(make_router, kind):
+    router = make_router()
+    with_classes(router)
+    assert as_slow(router, kind) == {"1:30"}
+
+
+def test_a_class_by_priority(make_router, kind):
+    router = make_router("meta priority set 1:10")
+    with_classes(router)
+    assert as_slow(router, kind) == {"1:10"}
+
+
+def test_a_class_by_priority_of_the_type_of_service(make_router):
+    """The IP layer makes a priority of it, by which `prio` chooses a band."""
+    router = make_router()
+    tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", "prio")
+    # What is interactive, what is not, and what is background.
+    assert as_slow(router, Datagrams, tos=0x10) == {"1:1"}
+    assert as_slow(router, Datagrams, tos=0x00) == {"1:2"}
+    assert as_slow(router, Datagrams, tos=0x08) == {"1:3"}
+
+
+def test_a_class_by_mark(make_router, kind):
+    router = make_router("meta mark set 0x20")
+    with_classes(router)
+    add_filter(router, "handle", "0x20", "fw", "flowid", "1:20")
+    assert as_slow(router, kind) == {"1:20"}
+
+
+def test_a_class_by_mark_of_the_connection(make_router, kind):
+    router = make_router("ct mark set 0x20 meta mark set ct mark")
+    with_classes(router)
+    add_filter(router, "handle", "0x20", "fw", "flowid", "1:20")
+    assert as_slow(router, kind) == {"1:20"}
+
+
+FLOWER = ("flower", "ip_tos", "0xb8/0xfc", "flowid", "1:20")
+U32 = ("u32", "match", "ip", "dsfield", "0xb8", "0xfc", "flowid", "1:20")
+
+
+@pytest.mark.parametrize("by", [FLOWER, U32], ids=["flower", "u32"])
+def test_a_class_by_dscp_of_the_sender(make_router, by):
+    router = make_router()
+    with_classes(router)
+    add_filter(router, *by)
+    assert as_slow(router, Datagrams, tos=0xb8) == {"1:20"}
+    assert as_slow(router, Datagrams, tos=0x20) == {"1:30"}
+
+
+@pytest.mark.parametrize("by", [FLOWER, U32], ids=["flower", "u32"])
+def test_a_class_by_dscp_of_the_router(make_router, kind, by):
+    router = make_router("ip dscp set ef")
+    with_classes(router)
+    add_filter(router, *by)
+    assert as_slow(router, kind) == {"1:20"}
+
+
+def test_classes_of_a_sender_that_changes_its_dscp(make_router):
+    """Each datagram is in the class of its own DSCP, however often that changes."""
+    router = make_router()
+    with_classes(router)
+    add_filter(router, *FLOWER)
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+
+    def run():
+        for n in range(COUNT):
+            datagrams.set_tos(0xb8 if n % 3 == 0 else 0)
+            datagrams.exchange(1)
+    assert sent_by(router, "class", run) == {"1:20": COUNT // 3, "1:30": COUNT - COUNT // 3}
+
+
+def test_a_filter_at_egress_sees_what_is_fast(make_router):
+    """The hook for classifiers on the device that packets leave by."""
+    router = make_router()
+    tc(router, "qdisc", "add", "dev", "wan0", "clsact")
+    tc(router, "filter", "add", "dev", "wan0", "egress", "protocol", "ip", "prio", 1,
+       "flower", "ip_proto", "udp", "src_ip", router.WAN_GATEWAY, "action", "gact", "ok")
+
+    def matched():
+        found = json.loads(tc(router, "-s", "-j", "filter", "show", "dev", "wan0", "egress"))
+        return sum(action["stats"]["packets"] for entry in found
+                   for action in entry.get("options", {}).get("actions", []))
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    before, stats = matched(), router.control.stats()
+    datagrams.exchange(COUNT)
+    stats = router.control.stats() - stats
+    assert min(stats.packets) >= COUNT * 0.9, stats.reasons()
+    assert matched() - before == COUNT
