@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Kinds of device: packets are fast from and to each of them, and arrive as they do on the slow path."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -75,11 +76,14 @@ def counted(router, run):
     return Counters(router.router).since(devices_before), router.control.stats() - before
 
 
-def alike(slow, fast, tolerance=4):
-    """Whether the same traffic was counted alike by a device. Some packets more are the neighbours'
-    questions, which the slow path asks too."""
-    return all(abs(a - b) <= (tolerance if unit == 0 else tolerance * 150)
-               for unit, (a, b) in zip((0, 1, 0, 1), zip(slow, fast)))
+def alike(slow, fast, kind):
+    """Whether the same traffic was counted alike by a device."""
+    # Some packets more are the neighbours' questions, which the slow path asks too. And on a slow machine
+    # TCP may acknowledge each message by a packet of its own, or with the next one.
+    tolerance = 4 if kind is Datagrams else COUNT
+    return (all((a >= COUNT) == (b >= COUNT) for a, b in zip(slow[::2], fast[::2]))
+            and all(abs(a - b) <= tolerance for a, b in zip(slow[::2], fast[::2]))
+            and all(abs(a - b) <= tolerance * 150 for a, b in zip(slow[1::2], fast[1::2])))
 
 
 def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, uncounted=(),
@@ -104,13 +108,12 @@ def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, 
             assert stats.slow[by] >= COUNT, stats.reasons()
         for name in slow:
             if name not in uncounted:
-                assert alike(slow[name], fast[name]), (name, slow[name], fast[name])
-        # Found without a list of devices.
+                assert alike(slow[name], fast[name], type(conversation)), (name, slow[name], fast[name])
+        # Found without a list of devices. What stays slow may be a flow, too, that is never confirmed.
         found = {(flow["in-ifindex"], flow["out-ifindex"]) for flow in router.control.flows()}
         index = router.router.index
-        leaves = "wan0", "lan0"
-        assert found == {(index(arrives), index(leaves)) for arrives, leaves, expected
-                         in zip((enters, returns), leaves, ways) if expected}
+        possible = (index(enters), index("wan0")), (index(returns), index("lan0"))
+        assert {way for way, expected in zip(possible, ways) if expected} <= found <= set(possible)
         router.control.disable()
 
 
@@ -149,6 +152,28 @@ def test_fast_on_a_vrf(make_router):
     # layer, where fast packets are not.
     router = make_router(lan=devices.vrf, wan=devices.vrf, firewall=MASQUERADE)
     fast_as_slow(router, uncounted=("vrf0",))
+
+
+def test_a_device_that_leaves_its_vrf_takes_no_packets_with_it(make_router):
+    """The routes of the VRF are not those of the device any more."""
+    router = make_router(lan=devices.vrf, wan=devices.vrf, firewall=MASQUERADE)
+    router.control.enable()
+    datagrams, = conversations(router, [Datagrams])
+    datagrams.warm_up()
+    router.router.ip("link", "set", "lan0", "nomaster")
+    wait_until(lambda: "lan0" in router.router.ip("route", "show", "10.0.0.0/24"))
+    sink = Wire(router.wan, "eth0", outgoing=False)
+
+    def run():
+        for _ in range(COUNT):
+            # It may be told that there is no route.
+            with contextlib.suppress(OSError):
+                datagrams.send()
+    moved, stats = counted(router, run)
+    assert stats.fast == 0
+    assert moved["lan0"][0] >= COUNT / 2
+    assert not sink.packets(protocol=17)
+    sink.close()
 
 
 @pytest.mark.parametrize("side", ["lan", "wan"])
@@ -190,6 +215,21 @@ def test_a_host_that_moves_to_another_port_of_a_bridge(make_router):
             received, _, sent, _ = devices_moved[port_taken]
             assert min(received, sent) >= COUNT
     assert not router.control.stats().gone["device"]
+
+
+@pytest.fixture
+def bridge_firewall():
+    """Bridges show their packets to the IP layer's hooks."""
+    subprocess.run(["modprobe", "br_netfilter"], check=True)
+    yield
+    subprocess.run(["modprobe", "-r", "br_netfilter"], check=True)
+
+
+def test_packets_that_a_bridge_has_shown_to_the_firewall_stay_slow(bridge_firewall, make_router):
+    """They have their connection before they arrive on the bridge. To the bridge they are fast."""
+    router = make_router(lan=devices.bridge)
+    router.router.sysctl("net.bridge.bridge-nf-call-iptables", 1)
+    fast_as_slow(router, [Datagrams], ways=(False, True), by="unsupported")
 
 
 def test_a_bond_whose_port_fails(make_router):
