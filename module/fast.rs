@@ -141,7 +141,7 @@ fn admit<I: Carried>(
         _ => None,
     };
 
-    match flow.validity.check(instance.settings.epoch(), now) {
+    match flow.validity.check(instance.epoch(now), now) {
         Check::Confirmed => {}
         Check::Due => return Err(SlowReason::Sampled),
         Check::Outdated => return Err(SlowReason::Revalidating),

@@ -25,6 +25,7 @@ use crate::engine::ip::Family;
 use crate::engine::key;
 use crate::engine::key::Key;
 use crate::engine::reason::GoneReason;
+use crate::engine::tick::Tick;
 use crate::engine::transport::Protocol;
 use crate::engine::validity::Epoch;
 use crate::flow::Carried;
@@ -78,6 +79,10 @@ pub struct Instance {
 #[repr(C, align(64))]
 pub struct Settings {
     epoch: AtomicU32,
+    /// The generation of the nf_tables rules that the epoch began with, or a later one.
+    rules: AtomicU32,
+    /// When rules last began an epoch.
+    ruled: AtomicU32,
     interval: AtomicU32,
     exclusion: AtomicU64,
     tcp_timeout: AtomicU32,
@@ -89,6 +94,8 @@ impl Settings {
     fn new(config: &Config) -> Self {
         let settings = Self {
             epoch: AtomicU32::new(Epoch::FIRST.number()),
+            rules: AtomicU32::new(0),
+            ruled: AtomicU32::new(0),
             interval: AtomicU32::new(0),
             exclusion: AtomicU64::new(0),
             tcp_timeout: AtomicU32::new(0),
@@ -123,6 +130,26 @@ impl Settings {
             self.epoch.fetch_add(1, AcqRel);
         }
     }
+
+    /// Begins a new epoch because of new nf_tables rules; if that was just done, only when a packet asks
+    /// again after a while, until when the old epoch goes on. Some rule sets change many times a second, such as those with a set
+    /// that is filled with every name that is resolved. There it must not be every packet that meets new
+    /// rules.
+    #[cold]
+    fn rules_changed(&self, rules: u32, now: Tick) {
+        // Not `since`: the last time may be longer ago than ticks can be compared.
+        if now.0.wrapping_sub(self.ruled.load(Relaxed)) < Self::RULES_PAUSE {
+            return;
+        }
+        self.ruled.store(now.0, Relaxed);
+        // In this order: whoever finds the new generation noted is in the new epoch. If two do this at
+        // once, there is one epoch too many.
+        self.begin_epoch();
+        self.rules.store(rules, Release);
+    }
+
+    /// Ticks from one epoch that new rules begin to the next.
+    const RULES_PAUSE: u32 = time::SECOND / 10;
 
     /// The connections that stay slow.
     #[inline]
@@ -212,6 +239,16 @@ impl Instance {
     /// A number that no other flow had or will have.
     pub fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// The epoch for a packet that arrives now, which begins with it if the nf_tables rules have changed.
+    #[inline]
+    pub fn epoch(&self, now: Tick) -> Epoch {
+        let rules = self.net.rules_generation();
+        if rules != self.settings.rules.load(Acquire) {
+            self.settings.rules_changed(rules, now);
+        }
+        self.settings.epoch()
     }
 
     /// Takes a flow out of the table, if nobody else does. With one direction of a TCP connection goes

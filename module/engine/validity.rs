@@ -19,7 +19,8 @@ use core::sync::atomic::Ordering::Release;
 
 use super::tick::Tick;
 
-/// Counts the changes that void what was learned: IPsec policies and states, configuration.
+/// Counts the changes that void what was learned: IPsec policies and states, nf_tables rules,
+/// configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u32);
 

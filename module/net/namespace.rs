@@ -7,8 +7,14 @@ use core::marker::PhantomData;
 use core::pin::Pin;
 use core::ptr;
 use core::ptr::addr_of;
+#[cfg(CONFIG_NF_TABLES)]
+use core::ptr::addr_of_mut;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
+#[cfg(CONFIG_NF_TABLES)]
+use core::sync::atomic::AtomicU32;
+#[cfg(CONFIG_NF_TABLES)]
+use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering;
 
 use kernel::error::to_result;
@@ -78,6 +84,32 @@ impl<'a> Net<'a> {
     pub fn forwards_ipv6_of(self, index: u32) -> bool {
         // SAFETY: The namespace is valid.
         unsafe { bindings::ft_forwards_ipv6_of(self.0.as_ptr(), index) }
+    }
+
+    /// A number that changes with every change of the nf_tables rules, sets and chains: when one takes
+    /// effect, and for a moment before that.
+    #[cfg(CONFIG_NF_TABLES)]
+    #[inline]
+    pub fn rules_generation(self) -> u32 {
+        // SAFETY: The namespace is valid. `nf_tables_commit` writes both whole, the number before the
+        // rules are switched over, and what they are switched with after that.
+        let (number, cursor) = unsafe {
+            let rules = addr_of_mut!((*self.0.as_ptr()).nft);
+            (
+                AtomicU32::from_ptr(addr_of_mut!((*rules).base_seq)),
+                AtomicU8::from_ptr(addr_of_mut!((*rules).gencursor)),
+            )
+        };
+        // Acquire: what a packet meets after this is no older than that.
+        let cursor = u32::from(cursor.load(Ordering::Acquire));
+        number.load(Ordering::Acquire) << 1 | cursor & 1
+    }
+
+    /// There are no such rules.
+    #[cfg(not(CONFIG_NF_TABLES))]
+    #[inline]
+    pub const fn rules_generation(self) -> u32 {
+        0
     }
 
     /// Whether it is still in use. It is not torn down while the code is in a read side that began
