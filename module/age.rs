@@ -85,8 +85,11 @@ fn look_at(instance: &Instance, read: Read<'_>, flow: &Flow, now: Tick) {
         closed: is_tcp && !connection.tcp_is_established(),
     };
     let limits = ageing::Limits {
-        idle: instance.settings.idle_timeout(is_tcp),
-        // Two seconds beyond the period itself: `seen` is up to one behind.
+        // A second more than was asked for, and two for a sample: `seen` is up to one behind.
+        idle: instance
+            .settings
+            .idle_timeout(is_tcp)
+            .saturating_add(time::SECOND),
         sample: time::SECOND * 2,
     };
     if let Some(reason) = view.verdict(now, limits) {
