@@ -147,6 +147,10 @@ fn admit<I: Carried>(
         Check::Outdated => return Err(SlowReason::Revalidating),
         Check::Unconfirmed => return Err(SlowReason::Learning),
     }
+    // Only now: a memo that does not hold knows less than conntrack of how far the connection got.
+    if segment.is_some_and(|segment| !flow.window.admits(segment)) {
+        return Err(SlowReason::TcpFlags);
+    }
     if packet.dscp() != flow.dscp_in.load(Relaxed) {
         return Err(SlowReason::Dscp);
     }

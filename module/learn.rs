@@ -27,7 +27,7 @@ use crate::engine::reason::SlowReason;
 use crate::engine::transport::Protocol;
 use crate::engine::validity::Check;
 use crate::engine::validity::Validity;
-use crate::engine::window::Progress;
+use crate::engine::window::Known;
 use crate::engine::window::Window;
 use crate::flow::Carried;
 use crate::flow::Flow;
@@ -280,7 +280,7 @@ impl<I: Carried> Seen<'_, I> {
         let left = self.connection.left();
         flow.fresh
             .store(if left > 0 { left as u32 } else { 0 }, Relaxed);
-        if let Some((known, _)) = self.progress() {
+        if let Some(known) = self.progress() {
             flow.window.catch_up(known);
         }
         flow.validity
@@ -289,7 +289,7 @@ impl<I: Carried> Seen<'_, I> {
     }
 
     /// What conntrack knows of the direction's sequence space, if it is TCP.
-    fn progress(&self) -> Option<(Progress, u8)> {
+    fn progress(&self) -> Option<Known> {
         match self.header.protocol {
             Protocol::Tcp => self.connection.tcp_progress(self.direction),
             _ => None,
@@ -306,7 +306,7 @@ impl<I: Carried> Seen<'_, I> {
         old: Option<&Flow>,
     ) -> Result<(), SlowReason> {
         let window = match (self.header.protocol, self.progress()) {
-            (Protocol::Tcp, Some((known, scale))) => (Window::new(known), scale),
+            (Protocol::Tcp, Some(known)) => (Window::new(known), known.scale),
             (Protocol::Tcp, None) => return Err(SlowReason::TcpState),
             _ => (Window::default(), 0),
         };

@@ -47,7 +47,7 @@ named! {
         SequenceAdjusted = "sequence-adjusted",
         /// The TCP connection is not in its established state.
         TcpState = "tcp-state",
-        /// A SYN, FIN or RST.
+        /// A SYN, FIN or RST, or a segment outside of the window.
         TcpFlags = "tcp-flags",
         /// The connection carries the excluded mark.
         Marked = "marked",

@@ -28,6 +28,19 @@ pub struct Window {
     edge: AtomicU32,
     /// Largest window advertised, scaled.
     size: AtomicU32,
+    /// Largest window that the other side has advertised, as far as conntrack knows.
+    room: AtomicU32,
+}
+
+/// What conntrack knows of a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// How far it went.
+    pub progress: Progress,
+    /// `td_maxwin` of the receiver.
+    pub room: u32,
+    /// The sender's window scale.
+    pub scale: u8,
 }
 
 /// What conntrack should know about one direction.
@@ -51,13 +64,30 @@ pub const fn is_after(a: u32, b: u32) -> bool {
 
 impl Window {
     /// Starts from what conntrack knows.
-    pub const fn new(known: Progress) -> Self {
+    pub const fn new(known: Known) -> Self {
+        let Known { progress, room, .. } = known;
         Self {
-            end: AtomicU32::new(known.end),
-            ack: AtomicU32::new(known.ack),
-            edge: AtomicU32::new(known.edge),
-            size: AtomicU32::new(known.size),
+            end: AtomicU32::new(progress.end),
+            ack: AtomicU32::new(progress.ack),
+            edge: AtomicU32::new(progress.edge),
+            size: AtomicU32::new(progress.size),
+            room: AtomicU32::new(room),
         }
+    }
+
+    /// Whether a segment can be one of the connection's: it ends no further ahead of what was sent before
+    /// than the other side's window is wide, and no further behind, and it acknowledges nothing that the
+    /// other side was not allowed to send. What somebody sends who knows the connection's addresses and
+    /// ports but not its sequence numbers is not; taken in, it would have conntrack expect all that follows
+    /// where it never comes.
+    ///
+    /// This is a little less than what conntrack asks for, who knows where the windows are just now.
+    #[inline]
+    pub fn admits(&self, segment: Segment) -> bool {
+        let room = self.room.load(Relaxed).clamp(LEAST_ROOM, MAX_WINDOW);
+        let ahead = segment.end.wrapping_sub(self.end.load(Relaxed));
+        ahead.wrapping_add(room) <= room.wrapping_mul(2)
+            && !is_after(segment.ack, self.edge.load(Relaxed))
     }
 
     /// Takes in a segment that is being forwarded; `scale` is the sender's window scale option, at
@@ -88,15 +118,24 @@ impl Window {
     }
 
     /// Takes in what conntrack knows meanwhile from packets that went through the slow path.
-    pub fn catch_up(&self, known: Progress) {
-        raise(&self.end, known.end);
-        raise(&self.ack, known.ack);
-        raise(&self.edge, known.edge);
-        if known.size > self.size.load(Relaxed) {
-            self.size.store(known.size, Relaxed);
+    pub fn catch_up(&self, known: Known) {
+        let Known { progress, room, .. } = known;
+        raise(&self.end, progress.end);
+        raise(&self.ack, progress.ack);
+        raise(&self.edge, progress.edge);
+        if progress.size > self.size.load(Relaxed) {
+            self.size.store(progress.size, Relaxed);
         }
+        self.room.store(room, Relaxed);
     }
 }
+
+/// As much is admitted in any case: two of the largest segments that a device merges. What conntrack knows
+/// of the other side's window is up to a sampling interval old, and in the beginning windows grow fast.
+const LEAST_ROOM: u32 = 1 << 17;
+
+/// The largest window that there can be (RFC 7323).
+const MAX_WINDOW: u32 = 1 << 30;
 
 /// Sets `to` to `value` if that lies after it.
 #[inline(always)]
@@ -141,6 +180,12 @@ mod tests {
         size: 100,
     };
 
+    const KNOWN: Known = Known {
+        progress: START,
+        room: 200_000,
+        scale: 0,
+    };
+
     fn segment(seq: u32, len: u32, ack: u32, window: u16) -> Segment {
         Segment {
             seq,
@@ -152,7 +197,7 @@ mod tests {
 
     #[test]
     fn grows_with_the_connection() {
-        let window = Window::new(START);
+        let window = Window::new(KNOWN);
         window.advance(segment(1000, 100, 550, 10), 3);
         assert_eq!(
             window.progress(),
@@ -177,25 +222,31 @@ mod tests {
 
     #[test]
     fn never_goes_back() {
-        let window = Window::new(START);
+        let window = Window::new(KNOWN);
         window.advance(segment(100, 10, 20, 1), 0);
         assert_eq!(window.progress(), START);
-        window.catch_up(Progress {
-            end: 0,
-            ack: 0,
-            edge: 0,
-            size: 0,
+        window.catch_up(Known {
+            progress: Progress {
+                end: 0,
+                ack: 0,
+                edge: 0,
+                size: 0,
+            },
+            ..KNOWN
         });
         assert_eq!(window.progress(), START);
     }
 
     #[test]
     fn goes_on_across_the_wrap() {
-        let window = Window::new(Progress {
-            end: u32::MAX - 10,
-            ack: u32::MAX,
-            edge: u32::MAX,
-            size: 1,
+        let window = Window::new(Known {
+            progress: Progress {
+                end: u32::MAX - 10,
+                ack: u32::MAX,
+                edge: u32::MAX,
+                size: 1,
+            },
+            ..KNOWN
         });
         window.advance(segment(u32::MAX - 10, 20, 5, 4), 0);
         assert_eq!(
@@ -210,15 +261,64 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_outside_of_the_window_is_not_of_the_connection() {
+        let window = Window::new(KNOWN);
+        // What follows, a keepalive, what is sent again, and the far ends of the window.
+        let (first, last) = (1000u32.wrapping_sub(200_000), 201_000);
+        for end in [1000, 1001, 1100, 999, first, last] {
+            assert!(window.admits(segment(end, 0, 500, 10)), "{end}");
+        }
+        for end in [
+            first.wrapping_sub(1),
+            last + 1,
+            0x4000_0000,
+            0x8000_0000,
+            0xc000_0000,
+        ] {
+            assert!(!window.admits(segment(end, 0, 500, 10)), "{end}");
+        }
+        // Acknowledged may be what the other side may have sent, or less.
+        for (ack, admitted) in [(600, true), (1, true), (601, false), (0x4000_0000, false)] {
+            assert_eq!(window.admits(segment(1000, 0, ack, 10)), admitted, "{ack}");
+        }
+        // A wider window makes more room, and a narrow one does not take all of it.
+        window.catch_up(Known { room: 1, ..KNOWN });
+        assert!(window.admits(segment(1000 + LEAST_ROOM, 0, 500, 10)));
+        assert!(!window.admits(segment(1001 + LEAST_ROOM, 0, 500, 10)));
+        window.catch_up(Known {
+            room: u32::MAX,
+            ..KNOWN
+        });
+        assert!(window.admits(segment(1000 + MAX_WINDOW, 0, 500, 10)));
+        assert!(!window.admits(segment(1001 + MAX_WINDOW, 0, 500, 10)));
+    }
+
+    #[test]
+    fn a_window_is_followed_across_the_wrap() {
+        let window = Window::new(Known {
+            progress: Progress {
+                end: 5,
+                ack: u32::MAX,
+                edge: 9,
+                size: 1,
+            },
+            ..KNOWN
+        });
+        assert!(window.admits(segment(u32::MAX - 100, 10, u32::MAX, 1)));
+        assert!(window.admits(segment(5, 100, 9, 1)));
+        assert!(!window.admits(segment(u32::MAX - 200_100, 10, u32::MAX, 1)));
+    }
+
+    #[test]
     fn a_closed_window_admits_a_probe() {
-        let window = Window::new(START);
+        let window = Window::new(KNOWN);
         window.advance(segment(1000, 0, 700, 0), 7);
         assert_eq!(window.progress().edge, 701);
     }
 
     #[test]
     fn an_absurd_scale_does_no_harm() {
-        let window = Window::new(START);
+        let window = Window::new(KNOWN);
         window.advance(segment(1000, 0, 700, u16::MAX), u8::MAX);
         assert_eq!(window.progress().size, u32::from(u16::MAX) << 15);
     }

@@ -23,6 +23,7 @@ use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::transport::Protocol;
 use crate::engine::window::is_after;
+use crate::engine::window::Known;
 use crate::engine::window::Progress;
 
 /// A `struct nf_conn`, seen while someone holds it.
@@ -278,9 +279,8 @@ impl Connection {
         state == bindings::sctp_conntrack_SCTP_CONNTRACK_ESTABLISHED && tag == expected
     }
 
-    /// Of a TCP connection: what is known about `direction`, and the sender's window scale. `None` if
-    /// nothing is.
-    pub fn tcp_progress(&self, direction: Direction) -> Option<(Progress, u8)> {
+    /// Of a TCP connection: what is known about `direction`. `None` if nothing is.
+    pub fn tcp_progress(&self, direction: Direction) -> Option<Known> {
         let locked = self.lock();
         // SAFETY: The entry is valid, and its lock is held.
         let seen = unsafe { (*locked.0.tcp()).seen };
@@ -298,7 +298,11 @@ impl Connection {
             edge: receiver.td_maxend,
             size: sender.td_maxwin,
         };
-        Some((progress, sender.td_scale))
+        Some(Known {
+            progress,
+            room: receiver.td_maxwin,
+            scale: sender.td_scale,
+        })
     }
 
     /// Of a TCP connection: brings conntrack up to what the fast path saw in either direction, as

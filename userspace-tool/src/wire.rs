@@ -230,7 +230,7 @@ enumeration! {
         HELPER = 5 "helper" "The connection has a conntrack helper.",
         SEQUENCE_ADJUSTED = 6 "sequence-adjusted" "Conntrack rewrites TCP sequence numbers of this connection.",
         TCP_STATE = 7 "tcp-state" "The TCP connection is not in its established state.",
-        TCP_FLAGS = 8 "tcp-flags" "A SYN, FIN or RST, which conntrack has to see.",
+        TCP_FLAGS = 8 "tcp-flags" "A SYN, FIN or RST, or a segment outside of the window, which conntrack has to see.",
         MARKED = 9 "marked" "The connection carries the excluded conntrack mark.",
         IPSEC = 10 "ipsec" "The route has an IPsec transform, or the packet was decrypted.",
         SECPATH_MISMATCH = 11 "secpath-mismatch" "The packet was decrypted and the flow was learned in clear, or the other way round.",
