@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A router with two ways to a distant host, and conversations of which each message's fate is told.
+
+Everything that depends on the address family is in an object of its own.
+"""
+
+import itertools
+import select
+import socket
+import struct
+import time
+
+from .control import Control
+from .namespace import Namespace
+from .topology import link
+from .traffic import Wire
+
+_SERIAL = itertools.count(1)
+
+
+class IPv4:
+    """Addresses, and what they are called."""
+
+    name = "IPv4"
+    #: For `ip -4`, `conntrack -f`, nft's tables, and sockets.
+    option, conntrack, table, socket = "-4", "ipv4", "ip", socket.AF_INET
+    host, net = 32, 24
+    lan, lan_gateway, lan_net = "10.0.0.2", "10.0.0.1", "10.0.0.0/24"
+    #: Of each way to the distant host: the router's address, and the next hop's.
+    ways = (("192.0.2.1", "192.0.2.2"), ("198.51.100.1", "198.51.100.2"))
+    #: Another next hop on the first way's link.
+    other_hop = "192.0.2.3"
+    far, far_net = "203.0.113.7", "203.0.113.0/24"
+    #: Bytes of headers in front of a UDP datagram's payload.
+    overhead = 28
+
+    @staticmethod
+    def prepare_router(router):
+        """Has it forward, and not ask where packets come from."""
+        router.sysctl("net.ipv4.ip_forward", 1)
+        router.sysctl("net.ipv4.conf.all.rp_filter", 0)
+        router.sysctl("net.ipv4.conf.default.rp_filter", 0)
+
+    @staticmethod
+    def prepare_host(host):
+        """Has it accept its addresses on every device, but answer for each only on its own."""
+        for device in ("all", "default"):
+            host.sysctl(f"net.ipv4.conf.{device}.rp_filter", 0)
+            host.sysctl(f"net.ipv4.conf.{device}.arp_ignore", 1)
+            host.sysctl(f"net.ipv4.conf.{device}.arp_announce", 2)
+
+
+FAMILIES = [IPv4]
+
+FIREWALL = """
+table {table} filter {{
+    counter invalid {{ }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state invalid counter name invalid drop
+        ct state established,related accept
+        iifname "lan*" accept
+    }}
+}}
+"""
+
+MASQUERADE = """
+table {table} nat {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan*" masquerade
+    }}
+}}
+"""
+
+
+class Crossroads:
+    """LAN host - router = two ways = a distant host.
+
+    The router's devices are lan0, wan0 and wan1; the distant host's eth0 and eth1 are the next hops on
+    them, and beside eth0 there is eth0b, another next hop on the same link. Routed to the distant net by
+    the first way, and by default by the second one.
+    """
+
+    def __init__(self, family=IPv4, masquerade=False, routed=True):
+        number = next(_SERIAL)
+        self.family = family
+        self.lan, self.router, self.far = (Namespace(f"{name}{number}") for name in ("cl", "cr", "cf"))
+        family.prepare_router(self.router)
+        family.prepare_host(self.far)
+        link(self.lan, "eth0", self.router, "lan0")
+        self.lan.ip("addr", "add", f"{family.lan}/{family.net}", "dev", "eth0")
+        self.router.ip("addr", "add", f"{family.lan_gateway}/{family.net}", "dev", "lan0")
+        self.lan.ip("route", "add", "default", "via", family.lan_gateway)
+        for way, (own, hop) in enumerate(family.ways):
+            link(self.far, f"eth{way}", self.router, f"wan{way}")
+            self.router.ip("addr", "add", f"{own}/{family.net}", "dev", f"wan{way}")
+            self.far.ip("addr", "add", f"{hop}/{family.net}", "dev", f"eth{way}")
+        self.far.ip("link", "add", "eth0b", "link", "eth0", "type", "macvlan", "mode", "bridge")
+        self.far.ip("link", "set", "eth0b", "up")
+        self.far.ip("addr", "add", f"{family.other_hop}/{family.host}", "dev", "eth0b")
+        self.far.ip("addr", "add", f"{family.far}/{family.host}", "dev", "lo")
+        self.far.ip("route", "add", family.lan_net, "via", family.ways[0][0])
+        if routed:
+            self.router.ip("route", "add", family.far_net, "via", family.ways[0][1])
+            self.router.ip("route", "add", "default", "via", family.ways[1][1])
+        self.router.nft(FIREWALL.format(table=family.table))
+        if masquerade:
+            self.router.nft(MASQUERADE.format(table=family.table))
+        self.router.sysctl("net.netfilter.nf_conntrack_acct", 1)
+        self._closing = []
+        self.control = self.until_removed(Control(self.router))
+
+    def until_removed(self, closable):
+        """Closes something when the topology is removed."""
+        self._closing.append(closable)
+        return closable
+
+    def talk(self, protocol, port=7, **options):
+        """A conversation between the LAN host and the distant one."""
+        kind = {"udp": Datagrams, "tcp": Stream}[protocol]
+        return self.until_removed(kind(self, self.lan, self.far, self.family.far, port, **options))
+
+    def wires(self):
+        """What arrives at the distant host, by device."""
+        return Wires(self)
+
+    def remove(self):
+        """Removes it all."""
+        for closable in self._closing:
+            closable.close()
+        for namespace in (self.lan, self.router, self.far):
+            namespace.remove()
+
+
+class Wires:
+    """What the router sends to the distant host. Each frame is seen once, on the link that it came by."""
+
+    def __init__(self, cross):
+        self._cross = cross
+        self._wires = [cross.until_removed(Wire(cross.far, f"eth{way}", outgoing=False)) for way in (0, 1)]
+        for way in (0, 1):
+            cross.far.ip("link", "set", f"eth{way}", "promisc", "on")
+
+    def clear(self):
+        """Forgets what was seen."""
+        for wire in self._wires:
+            wire.frames(0.1)
+
+    def seen(self, port):
+        """Pairs of a way and a destination address, with how many packets to `port` took it."""
+        return self.by_port().get(port, {})
+
+    def by_port(self):
+        """The same of every destination port."""
+        from scapy.layers.inet import TCP, UDP
+        from scapy.layers.l2 import Ether
+        found = {}
+        for way, wire in enumerate(self._wires):
+            for packet in map(Ether, wire.frames()):
+                for kind in (UDP, TCP):
+                    if kind in packet:
+                        seen = found.setdefault(packet[kind].dport, {})
+                        seen[way, packet.dst] = seen.get((way, packet.dst), 0) + 1
+        return found
+
+    def numbers(self, port, sign):
+        """The numbered datagrams to `port` that end in `sign`: pairs of the way and destination address,
+        and the number."""
+        found = []
+        for way, wire in enumerate(self._wires):
+            for frame in wire.frames(0.1):
+                frame = bytes(frame)
+                at = frame.find(sign)
+                if at > 12 and frame[at - 10:at - 8] == struct.pack("!H", port):
+                    found.append(((way, frame[:6].hex(":")), int.from_bytes(frame[at - 4:at], "big")))
+        return found
+
+
+class Talk:
+    """A conversation in which every message is asked about: did it arrive?"""
+
+    def __init__(self, cross, port):
+        self.cross = cross
+        self.port = port
+
+    def both(self, count=1, timeout=3.0):
+        """`count` messages each way. Gives how many of either arrived."""
+        return tuple(sum(column) for column in
+                     zip(*((self.say(timeout=timeout), self.say(back=True, timeout=timeout))
+                           for _ in range(count))))
+
+    def exchange(self, count=1):
+        """The same; all have to arrive."""
+        assert self.both(count) == (count, count)
+
+    def make_fast(self):
+        """Lets both directions be learned, and shows that they are fast."""
+        control = self.cross.control
+        self.exchange(3)
+        # The devices are attached after the first packets asked for it.
+        deadline = time.monotonic() + 10
+        while True:
+            before = control.stats()
+            self.exchange(5)
+            after = control.stats() - before
+            if min(after.packets) >= 4:
+                return
+            assert time.monotonic() < deadline, (after.packets, after.reasons())
+            time.sleep(0.1)
+
+    def entry(self):
+        """conntrack's line about it, or none."""
+        lines = [line for line in
+                 self.cross.router.run("conntrack", "-L", "-f", self.cross.family.conntrack, "-p", self.protocol,
+                                       "--orig-port-dst", self.port).splitlines() if f"dport={self.port}" in line]
+        return lines[-1] if lines else None
+
+
+class Datagrams(Talk):
+    """By UDP."""
+
+    protocol = "udp"
+
+    def __init__(self, cross, client, server, address, port, size=64, source=None, listen=None, share=None):
+        super().__init__(cross, port)
+        if share:
+            self._server = share.server_socket.dup()
+        else:
+            self._server = server.socket(cross.family.socket, socket.SOCK_DGRAM)
+            self._server.bind(listen or (address, port))
+        self._client = client.socket(cross.family.socket, socket.SOCK_DGRAM)
+        if source:
+            self._client.bind(source)
+        self._client.connect((address, port))
+        self._number = 0
+        self.size = size
+        #: Where the client's messages come from, as the server sees it.
+        self.seen_from = None
+
+    @property
+    def source(self):
+        """The client's own address and port."""
+        return self._client.getsockname()
+
+    @property
+    def server_socket(self):
+        """The server's socket, which may have other clients."""
+        return self._server
+
+    def say(self, back=False, timeout=3.0):
+        """One message. Gives whether it arrived; one that arrives later is not taken for another."""
+        self._number += 1
+        payload = struct.pack("!I", self._number).ljust(self.size, b"\xa5")
+        try:
+            if back:
+                self._server.sendto(payload, self.seen_from)
+            else:
+                self._client.send(payload)
+        except ConnectionRefusedError:
+            # An ICMP error about an earlier one.
+            return False
+        except OSError:
+            return False
+        sink = self._client if back else self._server
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            if not select.select([sink], [], [], left)[0]:
+                break
+            try:
+                received, sender = sink.recvfrom(65536)
+            except OSError:
+                continue
+            if not back:
+                self.seen_from = sender
+            if received == payload:
+                return True
+        return False
+
+    def close(self):
+        """Ends it."""
+        self._client.close()
+        self._server.close()
+
+
+class Stream(Talk):
+    """By TCP."""
+
+    protocol = "tcp"
+
+    def __init__(self, cross, client, server, address, port, size=100, source=None, listen=None, share=None):
+        super().__init__(cross, port)
+        if share:
+            self._listener = share.listener.dup()
+        else:
+            self._listener = server.socket(cross.family.socket, socket.SOCK_STREAM)
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind(listen or (address, port))
+            self._listener.listen()
+        self.client = client.socket(cross.family.socket, socket.SOCK_STREAM)
+        if source:
+            self.client.bind(source)
+        self.client.settimeout(5)
+        self.client.connect((address, port))
+        self._listener.settimeout(5)
+        self.server, self.seen_from = self._listener.accept()
+        for end in (self.client, self.server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.setblocking(False)
+        self.size = size
+        self._due = {False: 0, True: 0}
+
+    @property
+    def source(self):
+        """The client's own address and port."""
+        return self.client.getsockname()
+
+    @property
+    def listener(self):
+        """The server's listening socket, which may have other clients."""
+        return self._listener
+
+    def say(self, back=False, timeout=3.0):
+        """One message. Gives whether it, and so all before it, arrived."""
+        source, sink = (self.server, self.client) if back else (self.client, self.server)
+        deadline = time.monotonic() + timeout
+        try:
+            source.send(b"\x5a" * self.size)
+        except OSError:
+            return False
+        self._due[back] += self.size
+        while self._due[back] > 0 and (left := deadline - time.monotonic()) > 0:
+            if not select.select([sink], [], [], left)[0]:
+                break
+            try:
+                received = sink.recv(262144)
+            except OSError:
+                return False
+            if not received:
+                return False
+            self._due[back] -= len(received)
+        return self._due[back] == 0
+
+    def close(self):
+        """Ends it at once, without anything being sent any more that a later test could see."""
+        for end in (self.client, self.server):
+            if end.fileno() >= 0:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.close()
+        self._listener.close()

@@ -1,0 +1,1085 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What changes underneath flows that are fast.
+
+Everything here is done twice on the same router: with fasttrack off, and with it on. What a change does
+to traffic has to be the same: where packets go, to whom, and which are lost. What conntrack counts is
+compared with what nftables counts at the very first place where it can, on the device.
+
+The changes in here take effect at once, which is to say: for every packet that is sent after the command
+that makes the change has returned. Those that are noticed later are at the end of the file, with the
+time that it takes at most.
+"""
+
+import re
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from lab.crossroads import FAMILIES, Crossroads
+from lab.kernel import wait_until
+from lab.namespace import Namespace
+from lab.topology import link
+from lab.traffic import Wire
+
+PROTOCOLS = ["udp", "tcp"]
+
+COUNTERS = """
+table netdev ingress {{
+    counter original {{ }}
+    counter reply {{ }}
+    chain lan {{
+        type filter hook ingress device "lan0" priority -500;
+        {protocol} dport {port} counter name original
+    }}
+    chain wan0 {{
+        type filter hook ingress device "wan0" priority -500;
+        {protocol} sport {port} counter name reply
+    }}
+    chain wan1 {{
+        type filter hook ingress device "wan1" priority -500;
+        {protocol} sport {port} counter name reply
+    }}
+}}
+"""
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def make_cross(family):
+    made = []
+
+    def make(**options):
+        made.append(Crossroads(family, **options))
+        return made[-1]
+
+    yield make
+    for cross in made:
+        cross.remove()
+
+
+@pytest.fixture
+def cross(make_cross):
+    return make_cross()
+
+
+def check_accounting(cross, talk):
+    """Conntrack has counted every packet and byte that came in."""
+    def counted():
+        found = []
+        for name in ("original", "reply"):
+            words = cross.router.run("nft", "list", "counter", "netdev", "ingress", name).split()
+            found.append(tuple(int(words[words.index(unit) + 1]) for unit in ("packets", "bytes")))
+        return found
+
+    def listed():
+        return [tuple(map(int, pair)) for pair in re.findall(r"packets=(\d+) bytes=(\d+)", talk.entry())]
+
+    # A late acknowledgement may come in between.
+    wait_until(lambda: counted() == listed(), 3, f"exact accounting: {counted()} {listed()}", pause=0.2)
+
+
+def new_talk(cross, protocol, port, fast):
+    """A conversation that is slow, or fast, with counters for its packets."""
+    cross.router.nft(COUNTERS.format(protocol=protocol, port=port))
+    talk = cross.talk(protocol, port)
+    if fast:
+        cross.control.enable()
+        talk.make_fast()
+    else:
+        talk.exchange(8)
+    # Late acknowledgements.
+    time.sleep(0.1)
+    return talk
+
+
+def end_talk(cross):
+    cross.router.run("nft", "delete", "table", "netdev", "ingress")
+    if cross.control.config()["enabled"]:
+        cross.control.disable()
+
+
+def hops(cross):
+    """The link-layer addresses of the next hops."""
+    return {name: cross.far.mac(name) for name in ("eth0", "eth0b", "eth1")}
+
+
+# What is done to the router, how it is undone, and where packets go after it: a way and the device whose
+# link-layer address they have; None if nowhere.
+
+
+class Change:
+    protocol = None
+    prepare = undo = lambda self, cross: None
+    #: Where the client's packets go afterwards.
+    to = (0, "eth0")
+    #: Whether the server's packets go on.
+    answered = True
+    #: Whether the counters go on counting.
+    counted = True
+
+
+class OtherGateway(Change):
+    to = (0, "eth0b")
+
+    def make(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.other_hop)
+
+    def undo(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
+
+
+class OtherDevice(OtherGateway):
+    to = (1, "eth1")
+
+    def make(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[1][1])
+
+
+class RouteDeleted(Change):
+    to = (1, "eth1")
+
+    def make(self, cross):
+        cross.router.ip("route", "del", cross.family.far_net)
+
+    def undo(self, cross):
+        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+
+
+class MoreSpecificRoute(Change):
+    to = (1, "eth1")
+
+    def make(self, cross):
+        cross.router.ip("route", "add", f"{cross.family.far}/{cross.family.host}", "via", cross.family.ways[1][1])
+
+    def undo(self, cross):
+        cross.router.ip("route", "del", f"{cross.family.far}/{cross.family.host}")
+
+
+class Blackhole(MoreSpecificRoute):
+    to = None
+
+    def make(self, cross):
+        cross.router.ip("route", "add", "blackhole", f"{cross.family.far}/{cross.family.host}")
+
+
+class NoRouteBack(Change):
+    """The other direction has its route changed, and only that one is affected."""
+    answered = False
+
+    def make(self, cross):
+        cross.router.ip("route", "add", "blackhole", f"{cross.family.lan}/{cross.family.host}")
+
+    def undo(self, cross):
+        cross.router.ip("route", "del", f"{cross.family.lan}/{cross.family.host}")
+
+
+class Rule(Change):
+    to = (1, "eth1")
+
+    def prepare(self, cross):
+        cross.router.ip(cross.family.option, "route", "replace", "default", "via", cross.family.ways[1][1],
+                        "table", 100)
+
+    def make(self, cross):
+        cross.router.ip(cross.family.option, "rule", "add", "to", cross.family.far, "lookup", 100)
+
+    def undo(self, cross):
+        cross.router.ip(cross.family.option, "rule", "del", "to", cross.family.far, "lookup", 100)
+
+
+class NextHopObject(Change):
+    to = (1, "eth1")
+
+    def prepare(self, cross):
+        cross.router.ip("nexthop", "add", "id", 1, "via", cross.family.ways[0][1], "dev", "wan0")
+        cross.router.ip("route", "replace", cross.family.far_net, "nhid", 1)
+
+    def make(self, cross):
+        cross.router.ip("nexthop", "replace", "id", 1, "via", cross.family.ways[1][1], "dev", "wan1")
+
+    def undo(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
+        cross.router.ip("nexthop", "del", "id", 1)
+
+
+class NeighbourChanged(Change):
+    to = (0, "eth0b")
+
+    def make(self, cross):
+        cross.router.ip("neigh", "replace", cross.family.ways[0][1], "lladdr", cross.far.mac("eth0b"), "dev", "wan0")
+
+    def undo(self, cross):
+        cross.router.ip("neigh", "replace", cross.family.ways[0][1], "lladdr", cross.far.mac("eth0"), "dev", "wan0",
+                        "nud", "reachable")
+
+
+class NeighbourDeleted(Change):
+    def make(self, cross):
+        cross.router.ip("neigh", "del", cross.family.ways[0][1], "dev", "wan0")
+
+
+class NeighbourFailed(Change):
+    def make(self, cross):
+        cross.router.ip("neigh", "replace", cross.family.ways[0][1], "dev", "wan0", "nud", "failed")
+
+
+class NeighbourThatDoesNotAnswer(Change):
+    to = None
+
+    def make(self, cross):
+        cross.far.sysctl("net.ipv4.conf.eth0.arp_ignore", 8)
+        cross.router.ip("neigh", "replace", cross.family.ways[0][1], "dev", "wan0", "nud", "failed")
+
+    def undo(self, cross):
+        cross.far.sysctl("net.ipv4.conf.eth0.arp_ignore", 1)
+        cross.router.ip("neigh", "replace", cross.family.ways[0][1], "lladdr", cross.far.mac("eth0"), "dev", "wan0",
+                        "nud", "reachable")
+
+
+class AddressRemoved(Change):
+    """With its last address a device also loses its routes."""
+    to = (1, "eth1")
+    answered = None
+
+    def make(self, cross):
+        cross.router.ip("addr", "del", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+
+    def undo(self, cross):
+        cross.router.ip("addr", "add", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+
+
+class DeviceDown(AddressRemoved):
+    answered = False
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "wan0", "down")
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", "wan0", "up")
+        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+
+
+class DeviceRenamed(Change):
+    # Nftables no longer counts on a device of another name.
+    counted = False
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "wan0", "name", "wan7")
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", "wan7", "name", "wan0")
+
+
+class ForwardingOff(Change):
+    to, answered = None, False
+
+    def make(self, cross):
+        cross.router.sysctl("net.ipv4.ip_forward", 0)
+
+    def undo(self, cross):
+        cross.router.sysctl("net.ipv4.ip_forward", 1)
+
+
+class ForwardingOffOnOneDevice(Change):
+    """Packets that arrive there are no longer forwarded, others are."""
+    to = None
+
+    def make(self, cross):
+        cross.router.sysctl("net.ipv4.conf.lan0.forwarding", 0)
+
+    def undo(self, cross):
+        cross.router.sysctl("net.ipv4.conf.lan0.forwarding", 1)
+
+
+class RuleThatDrops(Change):
+    to = None
+
+    def make(self, cross):
+        cross.router.nft(f"insert rule {cross.family.table} filter forward th dport {{ 7, 8 }} drop")
+
+    def undo(self, cross):
+        chain = cross.router.run("nft", "-a", "list", "chain", cross.family.table, "filter", "forward")
+        handle, = re.findall(r"th dport .* drop # handle (\d+)", chain)
+        cross.router.nft(f"delete rule {cross.family.table} filter forward handle {handle}")
+
+
+class SetElementRemoved(Change):
+    to, answered = None, None
+
+    def prepare(self, cross):
+        table = cross.family.table
+        cross.router.nft(f"""
+            table {table} lists {{
+                set allowed {{ type inet_service; elements = {{ 7, 8 }}; }}
+                chain forward {{
+                    type filter hook forward priority filter + 10; policy accept;
+                    th dport != @allowed iifname "lan0" drop
+                }}
+            }}
+        """)
+
+    def make(self, cross):
+        cross.router.nft(f"delete element {cross.family.table} lists allowed {{ 7, 8 }}")
+
+    def undo(self, cross):
+        cross.router.nft(f"delete table {cross.family.table} lists")
+
+
+class SetElementAdded(Change):
+    """To a set of ranges of addresses, and ports: another kind of set than one of plain values."""
+    to = None
+
+    def prepare(self, cross):
+        table = cross.family.table
+        cross.router.nft(f"""
+            table {table} lists {{
+                set denied {{ type ipv4_addr . inet_service; flags interval; elements = {{ 10.9.0.0/16 . 1-6 }}; }}
+                chain forward {{
+                    type filter hook forward priority filter + 10; policy accept;
+                    ip daddr . th dport @denied drop
+                }}
+            }}
+        """)
+
+    def make(self, cross):
+        cross.router.nft(f"add element {cross.family.table} lists denied {{ {cross.family.far_net} . 5-9 }}")
+
+    def undo(self, cross):
+        cross.router.nft(f"delete table {cross.family.table} lists")
+
+
+class RuleSetReplaced(Change):
+    """All of it in one go, as distributions' start scripts do it, by one that refuses the flow."""
+    to, answered = None, False
+
+    def make(self, cross):
+        self._rules = cross.router.run("nft", "list", "table", cross.family.table, "filter")
+        counters = cross.router.run("nft", "list", "table", "netdev", "ingress")
+        cross.router.nft(f"""
+            flush ruleset
+            {counters}
+            table {cross.family.table} filter {{
+                chain forward {{
+                    type filter hook forward priority filter; policy drop;
+                    ct state invalid accept
+                }}
+            }}
+        """)
+
+    def undo(self, cross):
+        cross.router.nft(f"delete table {cross.family.table} filter\n{self._rules}")
+
+
+class RuleSetReloaded(Change):
+    """All of it, by the same again: nothing is lost."""
+
+    def make(self, cross):
+        rules = cross.router.run("nft", "list", "ruleset")
+        cross.router.nft(f"flush ruleset\n{rules}")
+
+
+CHANGES = [
+    OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Blackhole, NoRouteBack, Rule, NextHopObject,
+    NeighbourChanged, NeighbourDeleted, NeighbourFailed, NeighbourThatDoesNotAnswer,
+    AddressRemoved, DeviceDown, DeviceRenamed, ForwardingOff, ForwardingOffOnOneDevice,
+    RuleThatDrops, SetElementRemoved, SetElementAdded, RuleSetReplaced, RuleSetReloaded,
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
+def test_at_once(cross, protocol, kind):
+    wires = cross.wires()
+    macs = hops(cross)
+    outcome = {}
+    for fast, port in ((False, 7), (True, 8)):
+        change = kind()
+        change.prepare(cross)
+        talk = new_talk(cross, protocol, port, fast)
+        wires.clear()
+        before = cross.control.stats()
+        change.make(cross)
+        out = [talk.say(timeout=5 if change.to else 0.2) for _ in range(4)]
+        seen = wires.seen(port)
+        back = []
+        if protocol == "udp" or change.to:
+            back = [talk.say(back=True, timeout=5 if change.answered else 0.2) for _ in range(4)]
+        outcome[fast] = (out, back)
+        if change.to:
+            way, device = change.to
+            assert all(out), out
+            assert set(seen) == {(way, macs[device])}, seen
+        else:
+            assert not any(out), out
+            assert not seen
+        if change.answered is not None and back:
+            assert all(back) if change.answered else not any(back), back
+        after = cross.control.stats() - before
+        if not fast:
+            assert after.fast == 0
+        elif not change.to:
+            assert after.packets[0] == 0, after.packets
+        elif protocol == "udp" or change.answered:
+            # Fast again: learned, confirmed, fast.
+            for _ in range(3):
+                talk.say()
+            before = cross.control.stats()
+            for _ in range(5):
+                talk.say()
+            after = cross.control.stats() - before
+            assert after.packets[0] >= 4, after.reasons()
+        if change.counted:
+            check_accounting(cross, talk)
+        change.undo(cross)
+        # What was lost is sent again, if it is TCP.
+        assert talk.say(timeout=20)
+        if change.counted:
+            check_accounting(cross, talk)
+        end_talk(cross)
+    assert outcome[True] == outcome[False], outcome
+
+
+class Pump:
+    """Numbered datagrams from the LAN host, as fast as a thread can, that nobody waits for."""
+
+    def __init__(self, cross, port):
+        self._socket = cross.lan.socket(cross.family.socket, socket.SOCK_DGRAM)
+        self._socket.bind(("", 0))
+        self._address = (cross.family.far, port)
+        self._over = threading.Event()
+        #: The number of the last datagram that may have been sent.
+        self.number = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self):
+        self._thread.start()
+
+    @property
+    def source(self):
+        return self._socket.getsockname()[1]
+
+    def send(self):
+        self.number += 1
+        try:
+            self._socket.sendto(struct.pack("!I", self.number) + b"pump", self._address)
+        except OSError:
+            # An ICMP error about an earlier one.
+            pass
+
+    def _run(self):
+        while not self._over.is_set():
+            self.send()
+            time.sleep(0.002)
+
+    def stop(self):
+        if self._thread.ident:
+            self._over.set()
+            self._thread.join()
+
+    def close(self):
+        self.stop()
+        self._socket.close()
+
+
+@pytest.mark.parametrize("kind", [OtherGateway, OtherDevice, Rule, NeighbourChanged, DeviceDown, ForwardingOff,
+                                  RuleThatDrops, SetElementAdded], ids=lambda kind: kind.__name__)
+def test_in_the_midst_of_traffic(cross, kind):
+    """No packet that is sent after the change was acknowledged goes where it went before; and where the
+    way is changed back and forth, none is lost at all."""
+    wires = cross.wires()
+    macs = hops(cross)
+    cross.control.enable()
+    talk = cross.talk("udp", 7)
+    talk.make_fast()
+    pump = cross.until_removed(Pump(cross, 7))
+    # The answer that makes its connection an established one.
+    pump.send()
+    server = talk.server_socket
+    server.settimeout(2)
+    server.sendto(b"answer", server.recvfrom(100)[1])
+    pump.start()
+    change = kind()
+    before = cross.control.stats()
+    for _ in range(4):
+        change.prepare(cross)
+        time.sleep(0.3)
+        wires.clear()
+        change.make(cross)
+        last = pump.number
+        time.sleep(0.3)
+        # Not waiting: what is not there yet comes later, and would be late.
+        found = wires.numbers(7, b"pump")
+        late = {where for where, number in found if number > last}
+        if change.to:
+            way, device = change.to
+            assert late == {(way, macs[device])}, late
+        else:
+            assert not late
+        change.undo(cross)
+    fast = (cross.control.stats() - before).packets[0]
+    assert fast > 50, fast
+    pump.stop()
+
+
+def test_back_and_forth_in_the_midst_of_traffic_nothing_is_lost(cross):
+    wires = cross.wires()
+    cross.control.enable()
+    talk = cross.talk("udp", 7)
+    talk.make_fast()
+    pump = cross.until_removed(Pump(cross, 7))
+    pump.send()
+    server = talk.server_socket
+    server.settimeout(2)
+    server.sendto(b"answer", server.recvfrom(100)[1])
+    wires.clear()
+    first = pump.number + 1
+    pump.start()
+    change = OtherDevice()
+    found = []
+    for _ in range(8):
+        change.make(cross)
+        found += wires.numbers(7, b"pump")
+        change.undo(cross)
+        found += wires.numbers(7, b"pump")
+    pump.stop()
+    found += wires.numbers(7, b"pump")
+    assert sorted(number for _, number in found) == list(range(first, pump.number + 1))
+    assert {way for (way, _), _ in found} == {0, 1}
+    assert cross.control.stats().packets[0] > len(found) / 2
+
+
+@pytest.mark.parametrize("how", ["a gratuitous ARP", "an answer"])
+def test_a_neighbour_that_says_it_has_another_address(cross, how):
+    """Noticed when the kernel has taken it over; there is no acknowledgement."""
+    from scapy.layers.l2 import ARP, Ether
+    wires = cross.wires()
+    macs = hops(cross)
+    cross.router.sysctl("net.ipv4.neigh.wan0.locktime", 0)
+    cross.control.enable()
+    talk = cross.talk("udp")
+    talk.make_fast()
+    hop, new = cross.family.ways[0][1], macs["eth0b"]
+    wire = cross.until_removed(Wire(cross.far, "eth0"))
+    if how == "an answer":
+        wire.put(Ether(src=new, dst=cross.router.mac("wan0"))
+                 / ARP(op=2, hwsrc=new, psrc=hop, hwdst=cross.router.mac("wan0"), pdst=cross.family.ways[0][0]))
+    else:
+        wire.put(Ether(src=new, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=new, psrc=hop, pdst=hop))
+    wait_until(lambda: new in cross.router.run("ip", "neigh", "show", hop), 5, "the new address")
+    wires.clear()
+    before = cross.control.stats()
+    talk.exchange(10)
+    assert set(wires.seen(7)) == {(0, new)}
+    assert (cross.control.stats() - before).packets[0] >= 8
+
+
+@pytest.mark.parametrize("how", ["told", "seen"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, protocol, how):
+    """The flow leads to the bridge, which looks for the port with every packet."""
+    from scapy.layers.l2 import ARP, Ether
+    cross = make_cross(routed=False)
+    family, hop = cross.family, cross.family.ways[0]
+    mac = cross.far.mac("eth0")
+    cross.far.ip("link", "set", "eth1", "address", mac)
+    cross.far.ip("addr", "flush", "dev", "eth1")
+    cross.router.ip("link", "add", "br0", "type", "bridge")
+    cross.router.ip("link", "set", "br0", "up")
+    for way in (0, 1):
+        cross.router.ip("addr", "flush", "dev", f"wan{way}")
+        cross.router.ip("link", "set", f"wan{way}", "master", "br0")
+    cross.router.ip("addr", "add", f"{hop[0]}/{family.net}", "dev", "br0")
+    cross.router.ip("route", "add", family.far_net, "via", hop[1])
+    wires = cross.wires()
+    cross.control.enable()
+    talk = cross.talk(protocol)
+    talk.make_fast()
+    time.sleep(0.1)
+    wires.clear()
+    if how == "told":
+        # One that its own frames don't move back again.
+        cross.router.run("bridge", "fdb", "replace", mac, "dev", "wan1", "master", "static", "sticky")
+    else:
+        # From now on the other port is where it sends from.
+        wire = cross.until_removed(Wire(cross.far, "eth1"))
+        wire.put(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=hop[1], pdst=hop[1]))
+        wait_until(lambda: re.search(f"{mac} dev wan1", cross.router.run("bridge", "fdb", "show", "br", "br0")), 5)
+    before = cross.control.stats()
+    if protocol == "udp":
+        for _ in range(10):
+            assert talk.say()
+        assert wires.seen(7) == {(1, mac): 10}
+        assert (cross.control.stats() - before).packets[0] >= 8
+    elif how == "told":
+        talk.exchange(10)
+        assert set(wires.seen(7)) == {(1, mac)}
+        assert (cross.control.stats() - before).packets[0] >= 8
+
+
+def seen_on_what_was_moved(wire):
+    """The frames on a device that has just been switched off, about which the socket complains once."""
+    try:
+        return wire.frames()
+    except OSError:
+        return wire.frames()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_device_that_goes_for_good(make_cross, protocol, how):
+    """The flow goes on where the slow path takes it."""
+    outcome = {}
+    for fast, port in ((False, 7), (True, 8)):
+        cross = make_cross()
+        cross.router.nft(f"""
+            table netdev ingress {{
+                counter original {{ }}
+                chain lan {{
+                    type filter hook ingress device "lan0" priority -500;
+                    {protocol} dport {port} counter name original
+                }}
+            }}
+        """)
+        talk = cross.talk(protocol, port)
+        if fast:
+            cross.control.enable()
+            talk.make_fast()
+        else:
+            talk.exchange(8)
+        cross.far.ip("route", "replace", cross.family.lan_net, "via", cross.family.ways[1][0])
+        time.sleep(0.1)
+        if how == "moved":
+            cross.router.ip("link", "set", "wan0", "netns", cross.lan.name)
+            way = cross.until_removed(Wire(cross.lan, "wan0"))
+        else:
+            way = None
+        other = cross.until_removed(Wire(cross.far, "eth1", outgoing=False))
+        if how == "removed":
+            cross.router.ip("link", "del", "wan0")
+        before = cross.control.stats()
+        outcome[fast] = talk.both(8)
+        assert outcome[fast] == (8, 8)
+        assert way is None or not seen_on_what_was_moved(way)
+        assert other.packets(destination=cross.family.far)
+        if fast:
+            talk.make_fast()
+        else:
+            assert (cross.control.stats() - before).fast == 0
+        time.sleep(0.1)
+        words = cross.router.run("nft", "list", "counter", "netdev", "ingress", "original").split()
+        packets, size = (int(words[words.index(unit) + 1]) for unit in ("packets", "bytes"))
+        assert f"packets={packets} bytes={size}" in talk.entry()
+    assert outcome[True] == outcome[False]
+
+
+class DefaultRouteMoved(Change):
+    def make(self, cross):
+        cross.router.ip("route", "replace", "default", "via", cross.family.ways[1][1])
+
+
+class AddressRemovedBelow(Change):
+    def make(self, cross):
+        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 100)
+        cross.router.ip("addr", "del", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+
+
+class DeviceDownBelow(Change):
+    def make(self, cross):
+        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 100)
+        cross.router.ip("link", "set", "wan0", "down")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", [DefaultRouteMoved, AddressRemovedBelow, DeviceDownBelow],
+                         ids=lambda kind: kind.__name__)
+def test_masqueraded_flows_lose_their_wan(make_cross, protocol, kind):
+    """Conntrack ends a masqueraded connection whose way out changes; what comes after it is a new one, with
+    the other address. No packet leaves by the new way with the address of the old one."""
+    outcome = {}
+    for fast in (False, True):
+        cross = make_cross(masquerade=True, routed=False)
+        own, hop = cross.family.ways[0]
+        cross.router.ip("route", "add", "default", "via", hop)
+        talk = cross.talk(protocol)
+        if fast:
+            cross.control.enable()
+            talk.make_fast()
+        else:
+            talk.exchange(8)
+        assert talk.seen_from[0] == own
+        time.sleep(0.1)
+        old, new = (cross.until_removed(Wire(cross.far, f"eth{way}", outgoing=False)) for way in (0, 1))
+        before = cross.control.stats()
+        kind().make(cross)
+        old.frames(0.1)
+        if protocol == "udp":
+            outcome[fast] = [talk.say(timeout=0.5) for _ in range(6)] + [talk.seen_from[0]]
+            talk.exchange(4)
+        else:
+            outcome[fast] = [talk.say(timeout=0.5)]
+        assert not old.packets(destination=cross.family.far)
+        assert {packet.payload.src for packet in new.packets(destination=cross.family.far)} <= {
+            cross.family.ways[1][0]}
+        if fast and protocol == "udp":
+            gone = (cross.control.stats() - before).departures()
+            assert gone.get("conntrack") or gone.get("device"), gone
+            talk.make_fast()
+    assert outcome[True] == outcome[False]
+    if protocol == "udp":
+        assert outcome[True][-2:] == [True, cross.family.ways[1][0]]
+
+
+TWO_WANS = """
+    table {table} wans {{
+        chain prerouting {{
+            type filter hook prerouting priority mangle;
+            meta mark set ct mark and 0x3f00
+            ct state new iifname "wan0" meta mark set 0x100
+            ct state new iifname "wan1" meta mark set 0x200
+            ct state new iifname "lan0" th dport 7 meta mark set 0x100
+            ct state new iifname "lan0" th dport 8 meta mark set 0x200
+            ct mark set ct mark and 0xffffc0ff or meta mark
+        }}
+        chain incoming {{
+            type nat hook prerouting priority dstnat;
+            iifname "wan*" th dport 9 dnat to {lan}
+        }}
+    }}
+    insert rule {table} filter forward ct status dnat accept
+"""
+
+
+def with_two_wans(make_cross):
+    """As multi-WAN managers do it: a connection gets a mark for its WAN, and its mark decides about the
+    table of routes."""
+    cross = make_cross(masquerade=True, routed=False)
+    option = cross.family.option
+    cross.router.ip("route", "add", "default", "via", cross.family.ways[0][1])
+    for way in (0, 1):
+        cross.router.ip(option, "route", "add", cross.family.lan_net, "dev", "lan0", "table", 100 + way)
+        cross.router.ip(option, "route", "add", "default", "via", cross.family.ways[way][1], "table", 100 + way)
+        cross.router.ip(option, "rule", "add", "fwmark", f"0x{way + 1}00/0x3f00", "lookup", 100 + way,
+                        "priority", 1000 + way)
+    cross.router.nft(TWO_WANS.format(table=cross.family.table, lan=cross.family.lan))
+    return cross
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_connection_stays_on_its_wan(make_cross, protocol):
+    cross = with_two_wans(make_cross)
+    wires = cross.wires()
+    macs = hops(cross)
+    cross.control.enable()
+    outward = [cross.talk(protocol, 7 + way) for way in (0, 1)]
+    # Begun from outside, on the WAN that is not the default.
+    kind = type(outward[0])
+    own, hop = cross.family.ways[1]
+    inward = cross.until_removed(kind(cross, cross.far, cross.lan, own, 9, source=(hop, 0),
+                                      listen=(cross.family.lan, 9)))
+    for way, talk in enumerate(outward):
+        talk.make_fast()
+        assert talk.seen_from[0] == cross.family.ways[way][0]
+    inward.make_fast()
+    wires.clear()
+    before = cross.control.stats()
+    for talk in (*outward, inward):
+        talk.exchange(10)
+    seen = {port: set(wires_seen) for port, wires_seen in wires.by_port().items()}
+    assert seen[7] == {(0, macs["eth0"])}
+    assert seen[8] == {(1, macs["eth1"])}
+    assert seen[inward.source[1]] == {(1, macs["eth1"])}
+    after = cross.control.stats() - before
+    assert after.fast >= 54, after.reasons()
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
+def test_a_wan_that_fails_takes_only_its_own_connections_along(make_cross, fast):
+    cross = with_two_wans(make_cross)
+    own = [way[0] for way in cross.family.ways]
+    if fast:
+        cross.control.enable()
+    talks = [cross.talk("udp", 7 + way) for way in (0, 1)]
+    for talk in talks:
+        if fast:
+            talk.make_fast()
+        else:
+            talk.exchange(8)
+    wires = cross.wires()
+    wires.clear()
+    cross.router.ip(cross.family.option, "rule", "add", "fwmark", "0x200/0x3f00", "lookup", 100, "priority", 900)
+    # The one is ended by conntrack with its next packet, and begins anew by the other WAN.
+    assert [talks[1].say(timeout=0.5) for _ in range(4)][1:] == [True] * 3
+    assert talks[1].seen_from[0] == own[0]
+    before = cross.control.stats()
+    assert talks[0].both(10) == (10, 10)
+    assert talks[0].seen_from[0] == own[0]
+    assert {way for seen in wires.by_port().values() for way, _ in seen} == {0}
+    after = cross.control.stats() - before
+    assert after.fast >= 18 if fast else after.fast == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_mtu_of_the_way_out_lowered(cross, protocol):
+    """Nothing larger leaves, and whoever sent it is told."""
+    from scapy.layers.inet import ICMP
+    outcome = {}
+    for fast, port in ((False, 7), (True, 8)):
+        talk = cross.talk(protocol, port, size=1300)
+        if fast:
+            cross.control.enable()
+            talk.make_fast()
+        else:
+            talk.exchange(8)
+        time.sleep(0.1)
+        wire = cross.until_removed(Wire(cross.router, "wan0", incoming=False))
+        told = cross.until_removed(Wire(cross.lan, "eth0", outgoing=False))
+        before = cross.control.stats()
+        cross.router.ip("link", "set", "wan0", "mtu", 1000)
+        wire.frames(0.1)
+        if protocol == "udp":
+            outcome[fast] = [talk.say(timeout=0.5) for _ in range(3)]
+        else:
+            outcome[fast] = [talk.say(timeout=10) for _ in range(3)]
+        assert all(len(frame) <= 1014 for frame in wire.frames())
+        assert [packet for packet in told.packets(protocol=1) if packet[ICMP].code == 4]
+        after = cross.control.stats() - before
+        # The routes change with the MTU, so that the first packet may be one that asks for the new route.
+        assert bool(after.slow["mtu"] + after.slow["stale-route"]) == fast, after.reasons()
+        talk.size = 500
+        before = cross.control.stats()
+        talk.exchange(6)
+        after = cross.control.stats() - before
+        assert after.packets[0] >= 4 if fast else after.fast == 0, after.reasons()
+        cross.router.ip("link", "set", "wan0", "mtu", 1500)
+        cross.lan.ip("route", "flush", "cache")
+    assert outcome[True] == outcome[False]
+    assert outcome[True][-1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_conntrack_entry_deleted_and_the_others_go_on(cross, protocol):
+    cross.control.enable()
+    kept, deleted = (cross.talk(protocol, port) for port in (7, 8))
+    kept.make_fast()
+    deleted.make_fast()
+    known = {flow["id"] for flow in cross.control.flows()}
+    cross.router.run("conntrack", "-D", "-p", protocol, "--orig-port-dst", 8)
+    before = cross.control.stats()
+    kept.exchange(10)
+    after = cross.control.stats() - before
+    assert min(after.packets) >= 9, after.reasons()
+    before = cross.control.stats()
+    assert deleted.say()
+    after = cross.control.stats() - before
+    # The first packet is conntrack's, which finds a new connection; in the middle of one, for TCP.
+    assert after.slow["not-established"] + after.slow["tcp-state"] >= 1, after.reasons()
+    assert after.packets[0] == 0
+    assert len(known & {flow["id"] for flow in cross.control.flows()}) == 2
+
+
+def test_another_mark_that_is_not_the_excluded_one_changes_nothing(cross):
+    cross.control.enable()
+    talk = cross.talk("udp")
+    talk.make_fast()
+    cross.router.run("conntrack", "-U", "-p", "udp", "--mark", "0x42")
+    before = cross.control.stats()
+    talk.exchange(10)
+    assert (cross.control.stats() - before).fast >= 18
+    assert "mark=66 " in talk.entry()
+    assert {flow["conntrack-mark"] for flow in cross.control.flows()} == {0x42}
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
+def test_a_timeout_that_somebody_set_is_what_packets_make_it_again(cross, fast):
+    """A shorter one is made longer by the next packet. A longer one is made shorter again: on the fast path
+    by the next sample."""
+    if fast:
+        cross.control.enable()
+    talk = cross.talk("udp")
+    # Conntrack takes two seconds until it calls a UDP connection a stream.
+    wait_until(lambda: talk.both() and int(talk.entry().split()[2]) > 100, 10, pause=0.3)
+    for timeout in (20, 3000):
+        cross.router.run("conntrack", "-U", "-p", "udp", "--timeout", timeout)
+        assert abs(int(talk.entry().split()[2]) - timeout) < 8
+        before = cross.control.stats()
+        wait_until(lambda: talk.both(5) and 100 < int(talk.entry().split()[2]) <= 120, 5, pause=0.1)
+        after = cross.control.stats() - before
+        assert after.fast > 0 if fast else after.fast == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_accounting_switched_on_and_off(cross, protocol):
+    """A connection has counters if they were on when it began, and counts for as long as it lives."""
+    cross.control.enable()
+    counted = new_talk(cross, protocol, 7, True)
+    cross.router.sysctl("net.netfilter.nf_conntrack_acct", 0)
+    counted.exchange(10)
+    uncounted = cross.talk(protocol, 8)
+    uncounted.make_fast()
+    check_accounting(cross, counted)
+    cross.router.sysctl("net.netfilter.nf_conntrack_acct", 1)
+    before = cross.control.stats()
+    counted.exchange(10)
+    uncounted.exchange(10)
+    assert (cross.control.stats() - before).fast >= 36
+    check_accounting(cross, counted)
+    assert "packets=" not in uncounted.entry()
+    end_talk(cross)
+
+
+ZONES = """
+    table {table} zones {{
+        chain before {{
+            type filter hook prerouting priority raw;
+            iifname "lan0" ct original zone set 1
+            iifname "lan1" ct original zone set 2
+        }}
+        chain prerouting {{
+            type filter hook prerouting priority mangle;
+            iifname "lan0" ct mark set 1
+            iifname "lan1" ct mark set 2
+            meta mark set ct mark
+        }}
+    }}
+"""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_two_customers_with_the_same_addresses(make_cross, protocol):
+    """They are told apart by device and conntrack zone, and so are their flows: the same addresses and
+    ports, to the same server."""
+    cross = make_cross(masquerade=True)
+    family = cross.family
+    # The second customer's network, which looks like the first one's.
+    second = Namespace(f"{cross.lan.name}b")
+    link(second, "eth0", cross.router, "lan1")
+    second.ip("addr", "add", f"{family.lan}/{family.net}", "dev", "eth0")
+    second.ip("route", "add", "default", "via", family.lan_gateway)
+    cross.router.ip("addr", "add", f"{family.lan_gateway}/{family.host}", "dev", "lan1")
+    for customer in (0, 1):
+        cross.router.ip(family.option, "route", "add", family.lan_net, "dev", f"lan{customer}", "table", 100 + customer)
+        cross.router.ip(family.option, "rule", "add", "fwmark", customer + 1, "lookup", 100 + customer)
+    cross.router.nft(ZONES.format(table=family.table))
+    cross.control.enable()
+    source = (family.lan, 5555)
+    one = cross.talk(protocol, 7, source=source)
+    two = cross.until_removed(type(one)(cross, second, cross.far, family.far, 7, source=source, share=one))
+    for talk in (one, two):
+        talk.make_fast()
+    assert one.seen_from[0] == two.seen_from[0] and one.seen_from[1] != two.seen_from[1]
+    assert len(cross.control.flows()) == 4
+    before = cross.control.stats()
+    one.exchange(10)
+    two.exchange(10)
+    after = cross.control.stats() - before
+    assert min(after.packets) >= 18, after.reasons()
+    flows = cross.control.flows(reply=0)
+    assert {flow["in-ifindex"] for flow in flows} == {cross.router.index("lan0"), cross.router.index("lan1")}
+    assert len({(flow["source"], flow["source-port"], flow["destination"]) for flow in flows}) == 1
+    # One of them goes, and the other one is not touched.
+    before = cross.control.stats()
+    cross.router.run("conntrack", "-D", "-p", protocol, "--orig-zone", 1)
+    two.exchange(10)
+    after = cross.control.stats() - before
+    assert min(after.packets) >= 8, after.reasons()
+    one.close()
+    two.close()
+    second.remove()
+
+
+def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
+    """As with a set that is filled with every name that is resolved: what changes again within a tenth of a
+    second is noticed after that."""
+    cross.router.nft(f"add table {cross.family.table} names\n"
+                     f"add set {cross.family.table} names addresses {{ type ipv4_addr; }}")
+    cross.control.enable()
+    talk = cross.talk("udp")
+    talk.make_fast()
+    over = threading.Event()
+    changes = []
+
+    def change():
+        while not over.is_set():
+            changes.append(cross.router.run(
+                "nft", "add", "element", cross.family.table, "names", "addresses",
+                f"{{ 10.{len(changes) >> 8 & 255}.{len(changes) & 255}.1 }}"))
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    before = cross.control.stats()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        talk.exchange(10)
+    over.set()
+    thread.join()
+    after = cross.control.stats() - before
+    assert len(changes) >= 5
+    assert after.slow["revalidating"] >= 5
+    # One packet of each direction for a change, and no more than ten changes a second.
+    assert after.slow["revalidating"] <= 2 * min(len(changes), 40) + 4, (len(changes), after.reasons())
+
+
+# Noticed by the next sample only: nothing tells anyone about these, and so the flow goes on for as long as
+# the sampling interval.
+
+
+def stops_within(talk, interval, back=False):
+    """The flow ends within the interval, and half a second for a slow machine, and remains so."""
+    started = time.monotonic()
+    while talk.say(back=back, timeout=0.2):
+        assert time.monotonic() - started < interval / 1000 + 0.5
+    for _ in range(10):
+        assert not talk.say(back=back, timeout=0.05)
+
+
+@pytest.mark.parametrize("interval", [100, 1000])
+def test_rp_filter_within_the_sampling_interval(cross, interval):
+    """The server's packets come by another way than the one that leads to it."""
+    cross.control.enable(sample_interval=interval)
+    talk = cross.talk("udp")
+    cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[1][1])
+    talk.make_fast()
+    before = cross.control.stats()
+    cross.router.sysctl("net.ipv4.conf.wan0.rp_filter", 1)
+    stops_within(talk, interval, back=True)
+    # Not in the other direction.
+    assert (cross.control.stats() - before).slow["sampled"] >= 1
+    for _ in range(10):
+        assert talk.say()
+
+
+def test_a_mark_that_decides_about_the_route_within_the_sampling_interval(make_cross):
+    cross = make_cross()
+    table, option = cross.family.table, cross.family.option
+    cross.router.ip(option, "route", "add", "default", "via", cross.family.ways[1][1], "table", 100)
+    cross.router.ip(option, "rule", "add", "fwmark", "0x200", "lookup", 100)
+    cross.router.nft(f"""
+        table {table} restore {{
+            chain prerouting {{
+                type filter hook prerouting priority mangle;
+                iifname "lan0" meta mark set ct mark
+            }}
+        }}
+    """)
+    wires = cross.wires()
+    cross.control.enable(sample_interval=500)
+    talk = cross.talk("udp")
+    talk.make_fast()
+    cross.router.run("conntrack", "-U", "-p", "udp", "--mark", "0x200")
+    changed = time.monotonic()
+    while time.monotonic() - changed < 1:
+        talk.exchange(2)
+    wires.clear()
+    before = cross.control.stats()
+    talk.exchange(20)
+    assert {way for way, _ in wires.seen(7)} == {1}
+    assert (cross.control.stats() - before).packets[0] >= 17
+    assert {flow["packet-mark"] for flow in cross.control.flows(reply=0)} == {0x200}
