@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The life of a TCP connection, segment by segment, and of a UDP one that only one side speaks on.
+
+The segments are made by hand, for hosts that don't exist: nobody answers of his own accord.
+"""
+
+import time
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from lab.kernel import wait_until
+from lab.topology import Router
+from lab.traffic import Datagrams, Wire
+
+RULES = """
+table ip filter {
+    counter invalid { }
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state invalid counter name invalid drop
+        ct state established,related accept
+        iifname "lan0" accept
+    }
+}
+"""
+
+#: The sides of a connection.
+CLIENT, SERVER = 0, 1
+
+
+class Hosts:
+    """Two hosts of which there are only addresses, one on either side of the router."""
+
+    ADDRESSES = "10.0.0.77", "192.0.2.77"
+
+    def __init__(self, router):
+        self.router = router
+        sides = ((router.lan, "lan0"), (router.wan, "wan0"))
+        self._macs = []
+        self.wires = []
+        for (namespace, device), address in zip(sides, self.ADDRESSES):
+            mac = namespace.mac("eth0")
+            router.router.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
+            self._macs.append((mac, router.router.mac(device)))
+            self.wires.append(router.until_removed(Wire(namespace, "eth0", outgoing=False)))
+
+    def send(self, side, segment, timeout=3.0):
+        """Sends a segment. Gives whether it came out on the other side."""
+        wire = self.wires[1 - side]
+        wire.frames(0)
+        source, destination = self._macs[side]
+        self.wires[side].put(Ether(src=source, dst=destination)
+                             / IP(src=self.ADDRESSES[side], dst=self.ADDRESSES[1 - side]) / segment)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for frame in wire.frames(0.05):
+                seen = Ether(frame)
+                if TCP in seen and all(getattr(seen[TCP], field) == getattr(segment, field)
+                                       for field in ("sport", "dport", "seq", "ack", "flags")):
+                    return True
+        return False
+
+
+class Connection:
+    """A TCP connection between them."""
+
+    def __init__(self, hosts, client_port=40000, start=(1000, 0xfffff000)):
+        # The server's sequence numbers are about to wrap.
+        self._hosts = hosts
+        self._ports = (client_port, 80)
+        self.next = list(start)
+        self.acknowledged = [0, 0]
+
+    def send(self, side, flags, data=b"", timeout=3.0, **fields):
+        """A segment that follows on what the side has sent so far, but for the given fields. Gives whether
+        it arrived."""
+        sequence = fields.pop("seq", self.next[side])
+        acknowledgement = fields.pop("ack", self.next[1 - side] if "A" in flags else 0)
+        segment = TCP(sport=self._ports[side], dport=self._ports[1 - side], flags=flags,
+                      seq=sequence & 0xffffffff, ack=acknowledgement & 0xffffffff,
+                      window=fields.pop("window", 60000), **fields) / data
+        return self._hosts.send(side, segment, timeout)
+
+    def advance(self, side, flags, data=b"", **fields):
+        """The same, which has to arrive and moves the side on."""
+        assert self.send(side, flags, data, **fields), (side, flags)
+        self.next[side] = self.next[side] + len(data) + ("S" in flags) + ("F" in flags) & 0xffffffff
+
+    def open(self):
+        """The handshake."""
+        self.advance(CLIENT, "S", ack=0)
+        self.advance(SERVER, "SA")
+        self.advance(CLIENT, "A")
+
+    def exchange(self, count=1):
+        """Data each way, acknowledged by the other's."""
+        for _ in range(count):
+            self.advance(CLIENT, "PA", b"c" * 100)
+            self.advance(SERVER, "PA", b"s" * 200)
+
+    def make_fast(self):
+        """Has both directions learned."""
+        control = self._hosts.router.control
+        self.exchange(2)
+        deadline = time.monotonic() + 10
+        while True:
+            before = control.stats()
+            self.exchange(4)
+            after = control.stats() - before
+            if min(after.packets) >= 3:
+                return
+            assert time.monotonic() < deadline, (after.packets, after.reasons())
+            time.sleep(0.1)
+
+    def is_fast(self):
+        """More data, which goes the fast way."""
+        control = self._hosts.router.control
+        before = control.stats()
+        self.exchange(8)
+        after = control.stats() - before
+        assert min(after.packets) >= 4 and set(after.reasons()) <= {"sampled"}, (after.packets, after.reasons())
+
+    def state(self):
+        """What conntrack calls it; none if it does not know it."""
+        for line in self._hosts.router.router.run("conntrack", "-L", "-p", "tcp").splitlines():
+            if f"sport={self._ports[0]} " in line:
+                return line.split()[3]
+        return None
+
+    def timeout(self):
+        """Seconds that conntrack gives it."""
+        for line in self._hosts.router.router.run("conntrack", "-L", "-p", "tcp").splitlines():
+            if f"sport={self._ports[0]} " in line:
+                return int(line.split()[2])
+        return None
+
+
+@pytest.fixture
+def router():
+    topology = Router(firewall=RULES)
+    topology.control.enable()
+    yield topology
+    topology.remove()
+
+
+@pytest.fixture
+def hosts(router):
+    return Hosts(router)
+
+
+@pytest.fixture
+def connection(hosts):
+    """One that is open, and fast."""
+    connection = Connection(hosts)
+    connection.open()
+    connection.make_fast()
+    return connection
+
+
+def invalid(router):
+    return router.router.counter("ip filter", "invalid")
+
+
+def test_a_handshake_that_is_not_finished_teaches_nothing(router, hosts):
+    only_asked, only_answered = (Connection(hosts, port) for port in (40001, 40002))
+    only_asked.advance(CLIENT, "S", ack=0)
+    only_answered.advance(CLIENT, "S", ack=0)
+    only_answered.advance(SERVER, "SA")
+    for _ in range(3):
+        # Asked again.
+        assert only_asked.send(CLIENT, "S", seq=1000, ack=0)
+        assert only_answered.send(SERVER, "SA", seq=0xfffff000)
+    stats = router.control.stats()
+    assert (stats.fast, stats.learned, stats.flows) == (0, 0, 0)
+    assert only_answered.state() == "SYN_RECV"
+    # And finished it is one like any other.
+    only_answered.advance(CLIENT, "A")
+    only_answered.make_fast()
+    assert invalid(router) == 0
+
+
+def test_both_close_at_once(router, connection):
+    before = router.control.stats()
+    # Neither has seen the other's.
+    ends = tuple(connection.next)
+    connection.advance(CLIENT, "FA")
+    connection.advance(SERVER, "FA", ack=ends[CLIENT])
+    connection.advance(CLIENT, "A")
+    connection.advance(SERVER, "A")
+    assert connection.state() == "TIME_WAIT"
+    wait_until(lambda: router.control.stats().flows == 0, 3)
+    after = router.control.stats() - before
+    assert after.departures() == {"closed": 2}
+    assert after.fast == 0
+    assert invalid(router) == 0
+
+
+def test_half_closed_the_other_half_goes_on_for_long(router, connection):
+    """Slowly: conntrack has to see the end of it."""
+    connection.advance(CLIENT, "FA")
+    connection.advance(SERVER, "A")
+    assert connection.state() == "CLOSE_WAIT"
+    before = router.control.stats()
+    deadline = time.monotonic() + 3
+    count = 0
+    while time.monotonic() < deadline or count < 20:
+        connection.advance(SERVER, "PA", b"d" * 1000)
+        connection.advance(CLIENT, "A")
+        count += 1
+    after = router.control.stats() - before
+    assert after.fast == 0
+    assert after.slow["tcp-state"] >= 2 * count, after.reasons()
+    assert connection.state() == "CLOSE_WAIT"
+    connection.advance(SERVER, "FA")
+    connection.advance(CLIENT, "A")
+    assert connection.state() == "TIME_WAIT"
+    assert invalid(router) == 0
+    assert router.control.stats().flows == 0
+
+
+@pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+def test_a_reset_ends_a_connection_only_if_it_is_the_next_thing_that_can_come(router, connection, side):
+    """As the kernel's own test has it (conntrack_rst_invalid.pkt): conntrack knows where the fast path is."""
+    known = {flow["id"] for flow in router.control.flows()}
+    # What is next is what has been acknowledged, for both sides.
+    connection.advance(CLIENT, "A")
+    count = 0
+    for offset in (-0x40000000, 1_000_000, 0x7ff00000, -1):
+        for flags in ("R", "RA"):
+            before = invalid(router)
+            assert not connection.send(side, flags, seq=connection.next[side] + offset, window=0, timeout=0.3)
+            count += 1
+            assert invalid(router) == before + 1, offset
+            assert connection.state() == "ESTABLISHED"
+    # Within the window, but not the next: for the host to challenge.
+    assert connection.send(side, "R", seq=connection.next[side] + 42, window=0, ack=0)
+    assert connection.state() == "ESTABLISHED"
+    connection.is_fast()
+    connection.advance(CLIENT, "A")
+    assert {flow["id"] for flow in router.control.flows()} == known
+    before = router.control.stats()
+    connection.advance(side, "RA", window=0)
+    assert connection.state() == "CLOSE"
+    wait_until(lambda: router.control.stats().flows == 0, 3)
+    after = router.control.stats() - before
+    assert after.gone["closed"] == 2
+    assert after.fast == 0
+    assert invalid(router) == count
+
+
+@pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
+def test_segments_far_outside_the_window_do_not_end_a_connection(router, connection, side):
+    """From somebody who knows addresses and ports, but not the sequence numbers. The hosts refuse them;
+    whether or not the router lets them through, the connection goes on, fast and slow."""
+    for offset in (100_000_000, 0x40000000, 0x7ff00000, -0x40000000, 0x20000000):
+        connection.send(side, "PA", b"!", timeout=0.3, seq=connection.next[side] + offset,
+                        ack=connection.next[1 - side] + offset)
+        # The next packets are fast.
+        connection.exchange(3)
+    before = invalid(router)
+    router.control.disable()
+    connection.exchange(5)
+    assert invalid(router) == before
+    router.control.enable()
+    connection.make_fast()
+    assert connection.state() == "ESTABLISHED"
+    connection.advance(CLIENT, "FA")
+    connection.advance(SERVER, "FA")
+    connection.advance(CLIENT, "A")
+    assert connection.state() == "TIME_WAIT"
+    assert invalid(router) == before
+
+
+def test_keepalives_keep_an_idle_connection(router, connection):
+    """Their sequence number has been acknowledged before. Conntrack's timeout is that of an established
+    connection all the time, and ends when they do."""
+    router.router.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", 4)
+    # It has to be read anew, by a sample.
+    time.sleep(1.1)
+    connection.exchange(2)
+    before = router.control.stats()
+    for _ in range(8):
+        time.sleep(1)
+        assert connection.send(CLIENT, "A", seq=connection.next[CLIENT] - 1)
+        assert connection.send(SERVER, "A")
+        assert connection.timeout() in (2, 3, 4)
+    after = router.control.stats() - before
+    assert after.gone["conntrack"] == 0
+    assert invalid(router) == 0
+    connection.exchange(2)
+    # And without them.
+    wait_until(lambda: connection.state() is None, 12, "the end of the entry")
+    wait_until(lambda: router.control.stats().flows == 0, 3)
+
+
+def test_keepalives_that_come_more_rarely_than_flows_are_kept(router, connection):
+    router.control.set(tcp_timeout=1000)
+    before = router.control.stats()
+    for _ in range(2):
+        wait_until(lambda: router.control.stats().flows == 0, 6)
+        assert connection.send(CLIENT, "A", seq=connection.next[CLIENT] - 1)
+        assert connection.send(SERVER, "A")
+    assert (router.control.stats() - before).gone["idle"] >= 2
+    assert connection.state() == "ESTABLISHED"
+    router.control.set(tcp_timeout=30_000)
+    connection.make_fast()
+    assert invalid(router) == 0
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_the_same_addresses_and_ports_again_right_after_the_end(router, hosts, connection, how):
+    for n in range(3):
+        if how == "closed":
+            connection.advance(CLIENT, "FA")
+            connection.advance(SERVER, "FA")
+            connection.advance(CLIENT, "A")
+        else:
+            connection.advance(CLIENT, "R", ack=0)
+        old = {flow["id"] for flow in router.control.flows()}
+        # Beyond what the last one used, as hosts choose them.
+        connection = Connection(hosts, start=(connection.next[CLIENT] + 100_000,
+                                              0x10000000 * (n + 1)))
+        connection.open()
+        connection.make_fast()
+        connection.is_fast()
+        assert connection.state() == "ESTABLISHED"
+        flows = router.control.flows()
+        assert len(flows) == 2 and not old & {flow["id"] for flow in flows}
+    assert invalid(router) == 0
+
+
+def test_a_syn_on_a_connection_that_lives(router, connection):
+    """Conntrack lets it through, for the server to say what it thinks of it, and nothing changes."""
+    known = {flow["id"] for flow in router.control.flows()}
+    before = router.control.stats()
+    assert connection.send(CLIENT, "S", seq=connection.next[CLIENT] + 500_000_000, ack=0)
+    # The challenge.
+    assert connection.send(SERVER, "A")
+    assert (router.control.stats() - before).slow["tcp-flags"] == 1
+    assert connection.state() == "ESTABLISHED"
+    connection.is_fast()
+    assert {flow["id"] for flow in router.control.flows()} == known
+    assert invalid(router) == 0
+
+
+def test_a_client_that_lost_its_memory_begins_anew_on_a_live_tuple(router, hosts, connection):
+    """The server's challenge makes the client reset the old connection, and then it gets a new one."""
+    new = Connection(hosts, start=(0x70000000, 0x20000000))
+    assert new.send(CLIENT, "S", ack=0)
+    assert connection.send(SERVER, "A")
+    # What the server acknowledged is the sequence number of the reset.
+    assert connection.send(CLIENT, "R", ack=0)
+    assert connection.state() == "CLOSE"
+    new.open()
+    new.make_fast()
+    assert new.state() == "ESTABLISHED"
+    assert invalid(router) == 0
+
+
+def test_udp_that_only_one_side_goes_on_with(router):
+    """Once it was answered. The entry lives as long as after a packet on the slow path, and no longer."""
+    router.router.sysctl("net.netfilter.nf_conntrack_udp_timeout", 4)
+    router.router.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", 4)
+    router.control.set(udp_timeout=1000)
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+
+    def left():
+        lines = router.router.run("conntrack", "-L", "-p", "udp").splitlines()
+        return int(lines[0].split()[2]) if lines else None
+
+    before = router.control.stats()
+    count = 0
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        assert datagrams.request()
+        count += 1
+        time.sleep(0.1)
+        if count % 10 == 0:
+            assert left() in (2, 3, 4)
+    after = router.control.stats() - before
+    # One of about ten is the sample.
+    assert after.packets[0] >= count * 0.7, (count, after.reasons())
+    # The other direction is over.
+    assert {flow["reply"] for flow in router.control.flows()} == {0}
+    assert after.gone["idle"] == 1 and after.gone["conntrack"] == 0
+    wait_until(lambda: left() is None, 12, "the end of the entry", pause=0.2)
+    wait_until(lambda: router.control.stats().flows == 0, 3)
