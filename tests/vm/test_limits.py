@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Very many flows, and more than there is room for."""
+
+import os
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from lab.kernel import wait_until
+from lab.topology import Router
+from lab.traffic import Datagrams, Wire
+
+RULES = """
+table ip filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname "lan0" accept
+    }
+}
+"""
+
+#: Connections that come and go in the largest test. A processor that is not emulated takes a million.
+COUNT = int(os.environ.get("FASTTRACK_TEST_FLOWS", "8000"))
+
+
+class Strangers:
+    """UDP conversations between two hosts that don't exist: of each a question, an answer, and then one
+    more of both, by which the flows are learned."""
+
+    ADDRESSES = "10.0.0.77", "192.0.2.77"
+
+    def __init__(self, router):
+        self._wires, self._frames = [], []
+        sides = ((router.lan, "lan0"), (router.wan, "wan0"))
+        for side, ((namespace, device), address) in enumerate(zip(sides, self.ADDRESSES)):
+            mac = namespace.mac("eth0")
+            router.router.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
+            self._wires.append(router.until_removed(Wire(namespace, "eth0", incoming=False)))
+            self._frames.append(self._frame(mac, router.router.mac(device), address, self.ADDRESSES[1 - side]))
+        #: Conversations so far.
+        self.count = 0
+
+    @staticmethod
+    def _frame(source, destination, *addresses):
+        from scapy.layers.inet import IP, UDP
+        from scapy.layers.l2 import Ether
+        frame = Ether(src=source, dst=destination) / IP(src=addresses[0], dst=addresses[1]) / UDP() / (b"x" * 18)
+        frame["UDP"].chksum = 0
+        return bytes(frame)
+
+    def meet(self, count=1, rounds=2):
+        """`count` conversations that there have not been before."""
+        (there, back), (a, b) = self._frames, self._wires
+        for _ in range(count):
+            number = self.count
+            self.count += 1
+            # Not one port after another: they are to lie anywhere in the table.
+            ports = 1024 + number * 7919 % 60000, 1024 + number // 60000
+            request = there[:34] + struct.pack("!HH", *ports) + there[38:]
+            answer = back[:34] + struct.pack("!HH", *reversed(ports)) + back[38:]
+            for _ in range(rounds):
+                a.put(request)
+                b.put(answer)
+
+
+@pytest.fixture
+def router():
+    topology = Router(firewall=RULES)
+    # Half-minute timeouts would keep all of them at once.
+    for name in ("udp_timeout", "udp_timeout_stream"):
+        topology.router.sysctl(f"net.netfilter.nf_conntrack_{name}", 4)
+    yield topology
+    topology.remove()
+
+
+@pytest.fixture
+def much_conntrack():
+    """Room for many connections; the limit is the same for all namespaces."""
+    files = [Path("/proc/sys/net/netfilter/nf_conntrack_max"), Path("/sys/module/nf_conntrack/parameters/hashsize")]
+    before = [file.read_text(encoding="ascii") for file in files]
+    for file in files:
+        file.write_text(str(max(4 * COUNT, 65536)), encoding="ascii")
+    yield
+    for file, text in zip(files, before):
+        file.write_text(text, encoding="ascii")
+
+
+@pytest.fixture
+def conversation(router):
+    """One that is fast, and remains so."""
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    return datagrams
+
+
+def objects():
+    """Flows that the kernel has memory for."""
+    cache = Path("/sys/kernel/slab/fasttrack_flow")
+    (cache / "shrink").write_text("1", encoding="ascii")
+    return int((cache / "objects").read_text(encoding="ascii").split()[0])
+
+
+def in_the_background(work):
+    """Runs something in a thread; gives it, and a list that what it raised is put into."""
+    errors = []
+
+    def run():
+        try:
+            work()
+        except Exception as error:  # pylint: disable=broad-except
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def test_many_flows_come_and_go_beside_one_that_stays(router, conversation, much_conntrack):
+    """All are learned, all go, nothing remains of them, and the one that stays loses nothing."""
+    router.control.set(table_size=262_144)
+    conversation.warm_up()
+    strangers = Strangers(router)
+    before = router.control.stats()
+    most = 0
+    thread, errors = in_the_background(lambda: strangers.meet(COUNT))
+    exchanged = 0
+    while thread.is_alive():
+        conversation.exchange(5)
+        exchanged += 10
+        if exchanged % 200 == 0:
+            most = max(most, router.control.stats().flows)
+    thread.join()
+    assert not errors
+    most = max(most, router.control.stats().flows)
+    after = router.control.stats() - before
+    # Here and there a packet finds no room in a queue, on so slow a machine.
+    assert after.learned >= COUNT * 2 * 0.95, after.learned
+    assert after.slow["table-full"] == after.slow["no-memory"] == 0
+    assert most > 100
+    # The conversation's own packets: nearly all fast, among those of the strangers, of which none is.
+    # (A listing may miss a flow while others go.)
+    own = wait_until(lambda: conversation.exchange(1) or router.control.flows(destination=router.WAN), 5)
+    assert own[0]["packets"] >= exchanged / 2 * 0.8, (own[0]["packets"], exchanged)
+
+    def over():
+        conversation.exchange(1)
+        return router.control.stats().flows <= 2
+
+    wait_until(over, 30, "the end of all others", pause=0.2)
+    after = router.control.stats() - before
+    assert after.gone["conntrack"] >= after.learned - 10, after.departures()
+    wait_until(lambda: objects() <= 64, 15, "the return of their memory", pause=0.3)
+    before = router.control.stats()
+    conversation.exchange(20)
+    assert (router.control.stats() - before).fast >= 30
+
+
+def test_flushing_and_resizing_under_many_flows(router, conversation, much_conntrack):
+    strangers = Strangers(router)
+    thread, errors = in_the_background(lambda: strangers.meet(COUNT // 4))
+    sizes = 0
+    while thread.is_alive():
+        router.control.set(table_size=(1024, 65536)[sizes % 2])
+        sizes += 1
+        router.control.flush()
+        router.control.flows()
+        conversation.exchange(3)
+    thread.join()
+    assert not errors and sizes >= 2
+    conversation.warm_up()
+    before = router.control.stats()
+    conversation.exchange(20)
+    assert (router.control.stats() - before).fast >= 30
+    router.control.flush()
+    wait_until(lambda: objects() <= 64, 15, "the return of their memory", pause=0.3)
+
+
+def test_a_table_that_attackers_have_filled(router, conversation):
+    """What is in it stays fast, what finds no room is slow and counted, and what they cost is bounded: the
+    table does not grow, however many come."""
+    size = 256
+    router.control.set(table_size=size)
+    conversation.warm_up()
+    strangers = Strangers(router)
+    strangers.meet(size)
+    wait_until(lambda: router.control.stats().flows == size, 5, "a full table")
+    memory = None
+    for _ in range(4):
+        before = router.control.stats()
+        strangers.meet(size)
+        conversation.exchange(20)
+        after = router.control.stats() - before
+        assert after.flows <= size
+        assert after.slow["table-full"] >= size / 2, after.reasons()
+        # The old one's packets, but for samples.
+        assert after.fast >= 34, after.reasons()
+        # Those that were dropped, a moment ago, are still waiting for their end.
+        memory = max(memory or 0, objects())
+        assert memory <= 2 * size + 64, memory
+    # They go away by themselves, and there is room again.
+    late = router.until_removed(Datagrams(router.lan, router.wan, router.WAN, 9))
+
+    def fits():
+        late.exchange(2)
+        conversation.exchange(1)
+        before = router.control.stats()
+        late.exchange(5)
+        return (router.control.stats() - before).fast >= 8
+
+    wait_until(fits, 20, "room for a late one", pause=0.2)
+
+
+@pytest.mark.parametrize("more", [1, 16, 500])
+def test_no_more_flows_than_the_table_has_room_for(router, conversation, more):
+    """And every packet that could not become one is counted."""
+    size = 64
+    router.control.set(table_size=size)
+    conversation.warm_up()
+    own = router.control.stats().flows
+    assert own == 2
+    strangers = Strangers(router)
+    before = router.control.stats()
+    # One side each: the first answer is learned from, and so is the second question.
+    strangers.meet((size - own) // 2)
+    wait_until(lambda: router.control.stats().flows == size, 5, "a full table")
+    full = router.control.stats() - before
+    assert full.slow["table-full"] == 0
+    before = router.control.stats()
+    strangers.meet(more)
+    wait_until(lambda: (router.control.stats() - before).slow["table-full"] >= more, 5, "packets that find no room")
+    after = router.control.stats() - before
+    assert after.flows <= size
+    assert after.slow["table-full"] <= 3 * more
+    assert conversation.request()
+
+
+def test_conntrack_full(router, conversation, much_conntrack):
+    """What is established goes on, fast; what is new is dropped by conntrack, as ever."""
+    limit = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+    strangers = Strangers(router)
+    present = int(router.router.run("sysctl", "-n", "net.netfilter.nf_conntrack_count"))
+    limit.write_text(str(present + 50), encoding="ascii")
+    strangers.meet(400)
+    before = router.control.stats()
+    conversation.exchange(30)
+    after = router.control.stats() - before
+    assert after.fast >= 54, after.reasons()
+    assert int(router.router.run("sysctl", "-n", "net.netfilter.nf_conntrack_count")) <= present + 60
