@@ -42,24 +42,24 @@ def main(network, say):
 
 def by_entries(network, generator, say):
     """What a packet costs while there are so many connections."""
-    found = {path.title: {} for path in GROWING}
+    found = {name_of(path): {} for path in GROWING}
     for flows in ENTRIES:
         establish(network, generator, IPV4, flows, False, False)
         for path in GROWING:
-            found[path.title][flows.count] = one(network, generator, path, flows, 30)
-            say(f"{flows.count} connections, {path.title}: {found[path.title][flows.count]:.0f}")
+            found[name_of(path)][flows.count] = one(network, generator, path, flows, 30)
+            say(f"{flows.count} connections, {name_of(path)}: {found[name_of(path)][flows.count]:.0f}")
         network.clear()
     return found
 
 
 def by_rules(network, generator, say):
     """What a packet of a single connection costs if there are so many rules."""
-    found = {path.title: {} for path in GROWING}
+    found = {name_of(path): {} for path in GROWING}
     for count in RULES:
         establish(network, generator, IPV4, Flows(), False, False)
         for path in GROWING:
-            found[path.title][count] = one(network, generator, path, Flows(), count)
-            say(f"{count} rules, {path.title}: {found[path.title][count]:.0f}")
+            found[name_of(path)][count] = one(network, generator, path, Flows(), count)
+            say(f"{count} rules, {name_of(path)}: {found[name_of(path)][count]:.0f}")
         network.clear()
     return found
 
@@ -97,6 +97,11 @@ def by_packets(network, generator, say):
         path.leave(network)
         network.clear()
     return found
+
+
+def name_of(path):
+    """What it is called where the number of rules is another one."""
+    return path.title.partition(",")[0]
 
 
 def show(title, figures):

@@ -24,6 +24,7 @@ from paths import NotTaken  # noqa: E402
 SIZES = (SMALL, 1400)
 FLOWS = (Flows(), Flows(1024), Flows(3125, 32))
 
+
 @dataclass(frozen=True)
 class Cell:
     """What was measured."""
