@@ -82,7 +82,7 @@ impl Window {
     /// where it never comes.
     ///
     /// This is a little less than what conntrack asks for, who knows where the windows are just now.
-    #[inline]
+    #[inline(always)]
     pub fn admits(&self, segment: Segment) -> bool {
         let room = self.room.load(Relaxed).clamp(LEAST_ROOM, MAX_WINDOW);
         let ahead = segment.end.wrapping_sub(self.end.load(Relaxed));

@@ -418,11 +418,7 @@ impl<'a> Forwarded<'a> {
             bindings::NFPROTO_IPV6 => Family::V6,
             _ => return None,
         };
-        let this = Self {
-            skb,
-            state,
-            family,
-        };
+        let this = Self { skb, state, family };
         let is_forwarded = match family {
             Family::V4 => {
                 let flags = u32::from(this.ipv4_control().flags);
