@@ -76,18 +76,21 @@ pub struct Flow {
 
     /// For TCP: how far the sender went.
     pub window: Window,
+    /// The timeout that conntrack gave the connection for the flow's last packet in the slow path, in
+    /// ticks.
+    pub fresh: AtomicU32,
     elsewhere: [AtomicU64; 2],
     /// Its number, which no other flow of the namespace had or will have.
     pub id: u64,
     link: Link<Self>,
-    /// The timeout that conntrack gave the connection for the flow's last packet in the slow path, in
-    /// ticks.
-    pub fresh: AtomicU32,
     /// When it was learned.
     pub born: Tick,
     /// The lower half of the packet count when conntrack was last told about them.
     told: AtomicU32,
 }
+
+/// Three cache lines, and no more.
+const _: () = assert!(size_of::<Flow>() == 192);
 
 /// What a new flow begins with.
 pub struct Seed {
