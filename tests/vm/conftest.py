@@ -12,6 +12,18 @@ from lab import kernel  # noqa: E402
 from lab.topology import Tunnel, Router  # noqa: E402
 
 
+def pytest_addoption(parser):
+    """Of several guests that share the tests, each runs some."""
+    parser.addoption("--share", default="1/1", metavar="N/COUNT", help="run every COUNTth test, beginning with the Nth")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests that are this guest's."""
+    number, count = map(int, config.getoption("--share").split("/"))
+    items[:] = items[number - 1::count]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def warm_kernel():
     """Has the kernel load and allocate what it keeps for ever, once."""

@@ -248,3 +248,38 @@ def test_a_full_table_leaves_new_flows_slow_and_old_ones_fast(router):
     # As flows go, others get their place.
     router.control.flush()
     wait_until(lambda: conversations[-1].exchange(3) or router.control.stats().flows >= 2)
+
+
+def test_packets_that_had_a_mark_before_stay_slow(router, datagrams):
+    """What gave it to them may have meant something by it that the memo does not know of."""
+    router.router.nft("""
+        table netdev early {
+            chain ingress {
+                type filter hook ingress device "lan0" priority 0;
+                udp dport 7 meta mark set 7
+            }
+        }
+    """)
+    router.control.enable()
+    datagrams.warm_up()
+    before = router.control.stats()
+    datagrams.exchange(10)
+    after = router.control.stats() - before
+    assert after.packets[0] == 0
+    assert after.slow["packet-mark"] == 10, after.reasons()
+    assert after.packets[1] >= 9
+
+
+def test_a_route_with_an_encapsulation_of_its_own_stays_slow(router, datagrams):
+    router.router.nft("flush ruleset")
+    router.control.enable()
+    datagrams.warm_up()
+    router.router.ip("route", "add", f"{router.WAN}/32", "encap", "seg6", "mode", "encap", "segs", "fd00::1",
+                     "dev", "wan0")
+    before = router.control.stats()
+    for _ in range(5):
+        datagrams.request(timeout=0.05)
+    after = router.control.stats() - before
+    assert after.packets[0] == 0
+    assert after.slow["route-type"] + after.slow["stale-route"] >= 1, after.reasons()
+    assert after.gone["replaced"] >= 1, after.departures()
