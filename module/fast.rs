@@ -8,7 +8,7 @@ use crate::engine::ip::Ip;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::packet::Packet;
-use crate::engine::packet::Unread;
+use crate::engine::packet::Reading;
 use crate::engine::reason::SlowReason;
 use crate::engine::tick::Tick;
 use crate::engine::transport;
@@ -43,11 +43,42 @@ impl Ingress for Port {
 
 /// What happens to a packet of either version of IP.
 #[inline(never)]
-fn take<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
-    let instance = &port.instance;
-    let Some(packet) = read_headers::<I>(instance, &mut skb) else {
+fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> {
+    match I::read(skb.linear()) {
+        Reading::Packet(packet) => go(port, read, &packet, skb),
+        Reading::NotCarried => Err(skb),
+        Reading::InPieces => take_in_pieces::<I>(port, read, skb),
+        Reading::BadHeader => {
+            port.instance.stats.slow(SlowReason::BadHeader);
+            Err(skb)
+        }
+    }
+}
+
+/// What happens to a packet whose headers are not in one piece: they are brought into one.
+#[cold]
+#[inline(never)]
+fn take_in_pieces<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
+    // Whatever is shorter is no TCP segment.
+    let len = skb.size().min(I::READ as u32);
+    if skb.is_peculiar() || !skb.pull(len) {
         return Err(skb);
-    };
+    }
+    match I::read(skb.linear()) {
+        Reading::Packet(packet) => go(port, read, &packet, skb),
+        _ => Err(skb),
+    }
+}
+
+/// What happens to a packet that may belong to a flow.
+#[inline(always)]
+fn go<I: Carried>(
+    port: &Port,
+    read: Read<'_>,
+    packet: &Packet<I>,
+    mut skb: Skb,
+) -> Result<Sent, Skb> {
+    let instance = &port.instance;
     let tuple = Tuple {
         addresses: packet.addresses,
         ports: packet.ports,
@@ -57,35 +88,14 @@ fn take<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, S
     };
     let now = time::now();
     flow.see(now);
-    match admit(port, flow, &packet, &mut skb, now) {
-        Ok(segment) => forward(instance, flow, &packet, segment, skb),
-        Err(reason) => Err(stay_slow(instance, read, flow, &packet, skb, reason)),
-    }
-}
-
-/// Reads the headers; has them brought into one piece if they are not.
-#[inline(always)]
-fn read_headers<I: Ip>(instance: &Instance, skb: &mut Skb) -> Option<Packet<I>> {
-    match Packet::read(skb.linear()) {
-        Ok(packet) => Some(packet),
-        Err(Unread::NotCarried) => None,
-        Err(Unread::InPieces) => {
-            // Whatever is shorter is no TCP segment.
-            let len = skb.size().min(I::READ as u32);
-            if skb.is_peculiar() || !skb.pull(len) {
-                return None;
-            }
-            Packet::read(skb.linear()).ok()
-        }
-        Err(Unread::BadHeader) => {
-            instance.stats.slow(SlowReason::BadHeader);
-            None
-        }
+    match admit(port, flow, packet, &mut skb, now) {
+        Ok(segment) => forward(instance, flow, packet, segment, skb),
+        Err(reason) => Err(stay_slow(instance, read, flow, packet, skb, reason)),
     }
 }
 
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
-/// is still what it was, and the memo holds. Gives its segment, if it is TCP.
+/// is still what it was, and the memo holds. Gives its segment, which means something if it is TCP.
 #[inline(always)]
 fn admit<I: Carried>(
     port: &Port,
@@ -93,7 +103,7 @@ fn admit<I: Carried>(
     packet: &Packet<I>,
     skb: &mut Skb,
     now: Tick,
-) -> Result<Option<Segment>, SlowReason> {
+) -> Result<Segment, SlowReason> {
     let instance = &port.instance;
     if !skb.is_for_us() {
         return Err(SlowReason::OtherHost);
@@ -125,20 +135,20 @@ fn admit<I: Carried>(
             if !connection.tcp_is_established() {
                 return Err(SlowReason::TcpState);
             }
-            Some(segment)
+            segment
         }
         Protocol::Udp => {
             transport::check_udp(packet, skb.linear())?;
-            None
+            Segment::default()
         }
         Protocol::Sctp => {
             let tag = transport::check_sctp(packet, skb.linear())?;
             if !connection.sctp_is_established(flow.direction, tag) {
                 return Err(SlowReason::SctpControl);
             }
-            None
+            Segment::default()
         }
-        _ => None,
+        _ => Segment::default(),
     };
 
     match flow.validity.check(instance.epoch(now), now) {
@@ -148,7 +158,7 @@ fn admit<I: Carried>(
         Check::Unconfirmed => return Err(SlowReason::Learning),
     }
     // Only now: a memo that does not hold knows less than conntrack of how far the connection got.
-    if segment.is_some_and(|segment| !flow.window.admits(segment)) {
+    if matches!(packet.protocol, Protocol::Tcp) && !flow.window.admits(segment) {
         return Err(SlowReason::TcpFlags);
     }
     if packet.dscp() != flow.dscp_in.load(Relaxed) {
@@ -177,7 +187,7 @@ fn forward<I: Carried>(
     instance: &Instance,
     flow: &Flow,
     packet: &Packet<I>,
-    segment: Option<Segment>,
+    segment: Segment,
     mut skb: Skb,
 ) -> Result<Sent, Skb> {
     let checksum = skb.checksum();
@@ -195,7 +205,7 @@ fn forward<I: Carried>(
         instance.stats.slow(SlowReason::NoMemory);
         return Err(skb);
     }
-    if let Some(segment) = segment {
+    if matches!(packet.protocol, Protocol::Tcp) {
         flow.window.advance(segment, flow.scale);
     }
     flow.count(percpu::this_cpu(), bytes);

@@ -134,12 +134,12 @@ impl Carried for V4 {
     }
 
     /// The key says it all.
-    #[inline]
+    #[inline(always)]
     fn arrives(_flow: &Flow, _addresses: u64) -> bool {
         true
     }
 
-    #[inline]
+    #[inline(always)]
     fn leaving(flow: &Flow, _addresses: u64) -> u64 {
         flow.addresses
     }
@@ -150,12 +150,12 @@ impl Carried for V6 {
         u64::from(from != to)
     }
 
-    #[inline]
+    #[inline(always)]
     fn arrives(flow: &Flow, addresses: Pair) -> bool {
         flow.connection.tuple::<Self>(flow.direction).addresses == addresses
     }
 
-    #[inline]
+    #[inline(always)]
     fn leaving(flow: &Flow, addresses: Pair) -> Pair {
         if flow.addresses == 0 {
             return addresses;
@@ -218,13 +218,13 @@ impl Flow {
     }
 
     /// Whether its packets arrive with `addresses`, given that their key is `key`.
-    #[inline]
+    #[inline(always)]
     pub fn is<I: Carried>(&self, key: Key, addresses: I::Addresses) -> bool {
         self.key == key && I::arrives(self, addresses)
     }
 
     /// Mark and priority that its packets leave with.
-    #[inline]
+    #[inline(always)]
     pub fn stamp(&self) -> Stamp {
         let word = self.stamp.load(Relaxed);
         Stamp {
@@ -240,7 +240,7 @@ impl Flow {
     }
 
     /// Notes that a packet came.
-    #[inline]
+    #[inline(always)]
     pub fn see(&self, now: Tick) {
         // Once a second is enough, and does not make the line dirty for every packet.
         if now.since(Tick(self.seen.load(Relaxed))) >= time::SECOND {
@@ -257,7 +257,7 @@ impl Flow {
     ///
     /// Packets of a flow come on one CPU as long as nobody moves its queue. Only that one counts here,
     /// with bottom halves off, so it need not lock the memory.
-    #[inline]
+    #[inline(always)]
     pub fn count(&self, cpu: u32, bytes: u32) {
         let bytes = u64::from(bytes);
         if cpu == self.owner {
@@ -305,7 +305,7 @@ impl Flow {
 }
 
 impl Entry for Flow {
-    #[inline]
+    #[inline(always)]
     fn hash(&self, hasher: &Hasher) -> Hash {
         hasher.hash(self.key)
     }

@@ -117,7 +117,7 @@ impl Settings {
     }
 
     /// The epoch now.
-    #[inline]
+    #[inline(always)]
     pub fn epoch(&self) -> Epoch {
         Epoch::from_number(self.epoch.load(Acquire))
     }
@@ -152,7 +152,7 @@ impl Settings {
     const RULES_PAUSE: u32 = time::SECOND / 10;
 
     /// The connections that stay slow.
-    #[inline]
+    #[inline(always)]
     pub fn exclusion(&self) -> Exclusion {
         Exclusion::unpack(self.exclusion.load(Relaxed))
     }
@@ -242,7 +242,7 @@ impl Instance {
     }
 
     /// The epoch for a packet that arrives now, which begins with it if the nf_tables rules have changed.
-    #[inline]
+    #[inline(always)]
     pub fn epoch(&self, now: Tick) -> Epoch {
         let rules = self.net.rules_generation();
         if rules != self.settings.rules.load(Acquire) {

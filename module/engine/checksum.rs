@@ -29,7 +29,7 @@ impl Sum {
     /// The sum of both.
     #[inline(always)]
     pub const fn plus(self, other: Self) -> Self {
-        Self(fold(self.0 as u64 + other.0 as u64))
+        Self(add(self.0, other.0))
     }
 
     /// What has to be added to get from `self` to `new`.
@@ -45,7 +45,7 @@ impl Sum {
     /// to write as 0xffff: see [`Sum::amend_udp`].
     #[inline(always)]
     pub const fn amend(self, check: u16) -> u16 {
-        !fold((!check) as u64 + self.0 as u64)
+        !add(!check, self.0)
     }
 
     /// As [`Sum::amend`], for UDP over IPv4: a field of zero means "no checksum" and stays zero; a
@@ -65,21 +65,34 @@ impl Sum {
     /// sum itself, not its complement.
     #[inline(always)]
     pub const fn amend_partial(self, field: u16) -> u16 {
-        fold(field as u64 + self.0 as u64)
+        add(field, self.0)
     }
 }
 
 /// Whether the 20 bytes of an IPv4 header without options sum up to a correct header checksum.
 #[inline(always)]
 pub fn ipv4_header_is_valid(header: &[u8; 20]) -> bool {
-    let mut sum = 0u64;
-    for word in header.chunks_exact(4) {
-        if let [a, b, c, d] = *word {
-            // Five 32-bit words cannot overflow 64 bits.
-            sum = sum.wrapping_add(u64::from(u32::from_ne_bytes([a, b, c, d])));
-        }
-    }
-    fold(sum) == 0xffff
+    let [a @ .., b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3] = *header;
+    let a = u64::from_ne_bytes(a);
+    let b = u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+    let c = u32::from_ne_bytes([c0, c1, c2, c3]);
+    // In the largest words that there are; the carry goes back in at the lower end. It can't overflow once
+    // more: what an overflow leaves is less than either of both.
+    let (sum, carry) = a.overflowing_add(b);
+    let (sum, again) = sum.overflowing_add(u64::from(c).wrapping_add(u64::from(carry)));
+    let sum = sum.wrapping_add(u64::from(again));
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half.wrapping_add(u32::from(carry));
+    // Added to itself turned by half its length, its upper half is the sum of both, with the carry.
+    half.wrapping_add(half.rotate_left(16)) >> 16 == 0xffff
+}
+
+/// The ones' complement sum of two words.
+#[inline(always)]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    // With a carry the rest is at most 0xfffe.
+    sum.wrapping_add(carry as u16)
 }
 
 /// Folds a sum of up to 2^32 words into 16 bits.

@@ -35,7 +35,7 @@ pub struct Reference(NonZeroU64);
 impl Reference {
     /// A reference with the given value, which has to be neither zero nor wider than
     /// [`REFERENCE_BITS`].
-    #[inline]
+    #[inline(always)]
     pub const fn new(value: u64) -> Option<Self> {
         if value & !REFERENCE_MASK != 0 {
             return None;
@@ -47,7 +47,7 @@ impl Reference {
     }
 
     /// The value that it was made of.
-    #[inline]
+    #[inline(always)]
     pub const fn value(self) -> u64 {
         self.0.get()
     }
@@ -206,7 +206,8 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         matches: &mut impl FnMut(Reference) -> Option<R>,
     ) -> Option<R> {
         let tag = tag(hash);
-        for slot in self.slots(at) {
+        let bucket = self.buckets.as_ref().get(at)?;
+        for slot in &bucket.slots {
             let word = slot.load(Acquire);
             if word >> REFERENCE_BITS == tag {
                 if let Some(reference) = Reference::new(word & REFERENCE_MASK) {

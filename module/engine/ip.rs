@@ -12,6 +12,7 @@ use super::checksum;
 use super::checksum::Sum;
 use super::key::Hasher;
 use super::packet::Packet;
+use super::packet::Reading;
 use super::packet::Unread;
 use super::transport;
 use super::transport::Protocol;
@@ -41,11 +42,7 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     type Addresses: Copy + Debug + Eq;
 
     /// Reads the packet that begins with `linear`, the part of it that is in one piece.
-    ///
-    /// # Errors
-    ///
-    /// See [`Unread`].
-    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread>;
+    fn read(linear: &[u8]) -> Reading<Self>;
 
     /// Whether the header at the beginning of `linear` is as it was sent, as far as it says.
     fn is_intact(linear: &[u8]) -> bool;
@@ -75,6 +72,15 @@ pub const DSCP_MASK: u8 = 0xfc;
 /// and as much again.
 pub const BEHIND: usize = 8;
 
+/// The bytes from `at` on, which have to be there: read at once, not one by one.
+#[inline(always)]
+fn field<const N: usize, const LEN: usize>(bytes: &[u8; LEN], at: usize) -> [u8; N] {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(field) => *field,
+        None => [0; N],
+    }
+}
+
 /// IPv4 (RFC 791).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V4;
@@ -88,29 +94,37 @@ impl Ip for V4 {
     type Addresses = u64;
 
     #[inline(always)]
-    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
+    fn read(linear: &[u8]) -> Reading<Self> {
         let Some(bytes) = linear.first_chunk::<{ V4_LEN + BEHIND }>() else {
-            return Err(v4_short(linear));
+            return v4_short(linear).into();
         };
-        let [version_ihl, tos, len_0, len_1, _, _, frag_0, frag_1, ttl, number, _, _, addresses @ .., p, q, r, s, _, _, _, _] =
-            *bytes;
+        let [version_ihl, tos] = field(bytes, 0);
+        let [hops, number] = field(bytes, 8);
         if version_ihl != 0x45 {
-            return Err(v4_other_start(version_ihl));
+            return v4_other_start(version_ihl).into();
         }
         // More fragments, or an offset. "Don't fragment" and the reserved bit are no concern here.
-        if u16::from_ne_bytes([frag_0, frag_1]) & 0x3fff_u16.to_be() != 0 {
-            return Err(Unread::NotCarried);
+        if u16::from_ne_bytes(field(bytes, 6)) & 0x3fff_u16.to_be() != 0 {
+            return Reading::NotCarried;
         }
         let Some(protocol) = Protocol::from_number(number) else {
-            return Err(Unread::NotCarried);
+            return Reading::NotCarried;
         };
-        Ok(Packet {
-            addresses: u64::from_ne_bytes(addresses),
-            ports: transport::ports(protocol, [p, q, r, s], linear.len() - V4_LEN)?,
+        let ports = match transport::ports(
+            protocol,
+            u32::from_ne_bytes(field(bytes, V4_LEN)),
+            linear.len() - V4_LEN,
+        ) {
+            Ok(ports) => ports,
+            Err(why) => return why.into(),
+        };
+        Reading::Packet(Packet {
+            addresses: u64::from_ne_bytes(field(bytes, 12)),
+            ports,
             protocol,
             tos,
-            hops: ttl,
-            total_len: u32::from(u16::from_be_bytes([len_0, len_1])),
+            hops,
+            total_len: u32::from(u16::from_be_bytes(field(bytes, 2))),
         })
     }
 
@@ -208,32 +222,35 @@ impl Ip for V6 {
     type Addresses = Pair;
 
     #[inline(always)]
-    fn read(linear: &[u8]) -> Result<Packet<Self>, Unread> {
-        let Some((header, behind)) = linear.split_first_chunk::<V6_LEN>() else {
-            return Err(v6_short(linear));
+    fn read(linear: &[u8]) -> Reading<Self> {
+        let Some(bytes) = linear.first_chunk::<{ V6_LEN + BEHIND }>() else {
+            return v6_short(linear).into();
         };
-        let [start, class, _, _, len_0, len_1, number, hops, addresses @ ..] = header;
+        let [start, class] = field(bytes, 0);
+        let [number, hops] = field(bytes, 6);
         if start >> 4 != 6 {
-            return Err(Unread::BadHeader);
+            return Reading::BadHeader;
         }
-        let Some(protocol) = Protocol::from_number(*number) else {
-            return Err(Unread::NotCarried);
+        let Some(protocol) = Protocol::from_number(number) else {
+            return Reading::NotCarried;
         };
         // To IPv6 that is an extension header, which conntrack looks behind.
         if matches!(protocol, Protocol::Ah) {
-            return Err(Unread::NotCarried);
+            return Reading::NotCarried;
         }
-        let Some(first) = behind.first_chunk::<BEHIND>() else {
-            return Err(Unread::InPieces);
+        let first = u32::from_ne_bytes(field(bytes, V6_LEN));
+        let ports = match transport::ports(protocol, first, linear.len() - V6_LEN) {
+            Ok(ports) => ports,
+            Err(why) => return why.into(),
         };
-        let [p, q, r, s, ..] = *first;
-        let payload_len = u32::from(u16::from_be_bytes([*len_0, *len_1]));
-        Ok(Packet {
-            addresses: v6_words(addresses),
-            ports: transport::ports(protocol, [p, q, r, s], behind.len())?,
+        let payload_len = u32::from(u16::from_be_bytes(field(bytes, 4)));
+        let word = |at| u64::from_ne_bytes(field(bytes, at));
+        Reading::Packet(Packet {
+            addresses: Pair([word(8), word(16), word(24), word(32)]),
+            ports,
             protocol,
             tos: start << 4 | class >> 4,
-            hops: *hops,
+            hops,
             total_len: payload_len + V6_LEN as u32,
         })
     }
@@ -280,25 +297,13 @@ impl Ip for V6 {
     }
 }
 
-/// What to do with a packet of which fewer than 40 bytes are in one piece.
+/// What to do with a packet of which fewer than 48 bytes are in one piece.
 #[cold]
 fn v6_short(linear: &[u8]) -> Unread {
     match linear.first() {
         Some(&start) if start >> 4 != 6 => Unread::BadHeader,
         _ => Unread::InPieces,
     }
-}
-
-/// The words of two IPv6 addresses that lie one behind the other.
-#[inline(always)]
-fn v6_words(bytes: &[u8; 32]) -> Pair {
-    let mut pair = Pair([0; 4]);
-    for (word, chunk) in pair.0.iter_mut().zip(bytes.chunks_exact(8)) {
-        if let Some(chunk) = chunk.first_chunk() {
-            *word = u64::from_ne_bytes(*chunk);
-        }
-    }
-    pair
 }
 
 /// Writes two IPv6 addresses, one behind the other.

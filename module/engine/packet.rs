@@ -23,6 +23,31 @@ pub enum Unread {
     BadHeader,
 }
 
+/// What came of reading a packet: as a `Result`, but laid out so that the packet shares no memory with what
+/// takes its place, and stays in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading<I: Ip> {
+    /// The packet.
+    Packet(Packet<I>),
+    /// See [`Unread::NotCarried`].
+    NotCarried,
+    /// See [`Unread::InPieces`].
+    InPieces,
+    /// See [`Unread::BadHeader`].
+    BadHeader,
+}
+
+impl<I: Ip> From<Unread> for Reading<I> {
+    #[inline(always)]
+    fn from(why: Unread) -> Self {
+        match why {
+            Unread::NotCarried => Self::NotCarried,
+            Unread::InPieces => Self::InPieces,
+            Unread::BadHeader => Self::BadHeader,
+        }
+    }
+}
+
 /// The headers of a packet that may belong to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<I: Ip> {
@@ -48,7 +73,12 @@ impl<I: Ip> Packet<I> {
     /// See [`Unread`].
     #[inline(always)]
     pub fn read(linear: &[u8]) -> Result<Self, Unread> {
-        I::read(linear)
+        match I::read(linear) {
+            Reading::Packet(packet) => Ok(packet),
+            Reading::NotCarried => Err(Unread::NotCarried),
+            Reading::InPieces => Err(Unread::InPieces),
+            Reading::BadHeader => Err(Unread::BadHeader),
+        }
     }
 
     /// DSCP: the upper six bits of the type of service, in their place.

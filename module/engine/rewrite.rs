@@ -14,8 +14,7 @@ use super::transport::UDP_LEN;
 pub struct Translation {
     /// Source and destination port, as they lie in the header.
     pub ports: u32,
-    /// Difference that the addresses make: to the IP header's checksum, and to the sum over the
-    /// pseudo header.
+    /// Difference that the addresses make to the sum over the pseudo header.
     address_delta: Sum,
     /// Difference that addresses and ports make to the transport checksum.
     full_delta: Sum,

@@ -109,30 +109,30 @@ impl Protocol {
     }
 }
 
-/// The ports as they lie in the header, or zero for a protocol without; `first` are the first bytes behind
+/// The ports as they lie in the header, or zero for a protocol without; `first` is the first word behind
 /// the IP header, of which `len` are in one piece.
 ///
 /// # Errors
 ///
 /// See [`Unread`].
 #[inline(always)]
-pub fn ports(protocol: Protocol, first: [u8; 4], len: usize) -> Result<u32, Unread> {
+pub fn ports(protocol: Protocol, first: u32, len: usize) -> Result<u32, Unread> {
     match protocol {
-        Protocol::Udp => Ok(u32::from_ne_bytes(first)),
-        Protocol::Tcp if len >= TCP_LEN => Ok(u32::from_ne_bytes(first)),
+        Protocol::Udp => Ok(first),
+        Protocol::Tcp if len >= TCP_LEN => Ok(first),
         _ => rare_ports(protocol, first, len),
     }
 }
 
 #[cold]
-fn rare_ports(protocol: Protocol, first: [u8; 4], len: usize) -> Result<u32, Unread> {
+fn rare_ports(protocol: Protocol, first: u32, len: usize) -> Result<u32, Unread> {
     if protocol.has_ports() {
         if len < protocol.header_len() {
             return Err(Unread::InPieces);
         }
-        return Ok(u32::from_ne_bytes(first));
+        return Ok(first);
     }
-    let [_, version, ..] = first;
+    let [_, version, ..] = first.to_ne_bytes();
     // Of the enhanced GRE of PPTP (RFC 2637) conntrack tells calls apart.
     if matches!(protocol, Protocol::Gre) && version & 7 != 0 {
         return Err(Unread::NotCarried);
@@ -141,7 +141,7 @@ fn rare_ports(protocol: Protocol, first: [u8; 4], len: usize) -> Result<u32, Unr
 }
 
 /// The fields of a TCP header that window tracking needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Sequence number of the first byte.
     pub seq: u32,

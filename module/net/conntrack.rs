@@ -74,46 +74,55 @@ pub trait Tracked: Ip {
 pub struct Address(bindings::nf_inet_addr);
 
 impl Address {
-    /// Its four words, in the order in which they lie in memory. IPv4 uses the first.
-    #[inline]
-    fn words(&self) -> [u32; 4] {
-        // SAFETY: All members of the union are plain data, and this one covers all of it.
-        unsafe { self.0.all }
+    /// Its first four bytes, as they lie in memory: all of an IPv4 address.
+    #[inline(always)]
+    fn word(&self) -> u32 {
+        // SAFETY: All members of the union are plain data, and this one begins where it does.
+        unsafe { self.0.ip }
+    }
+
+    /// All its bytes, in two words.
+    #[inline(always)]
+    fn words(&self) -> [u64; 2] {
+        // SAFETY: All members of the union are plain data, and the largest is as long as two of these words.
+        unsafe { addr_of!(self.0).cast::<[u64; 2]>().read_unaligned() }
     }
 }
 
 impl Tracked for V4 {
-    #[inline]
+    #[inline(always)]
     fn between(source: &Address, destination: &Address) -> u64 {
-        let [source, ..] = source.words();
-        let [destination, ..] = destination.words();
-        join(source, destination)
+        join(source.word(), destination.word())
     }
 }
 
 impl Tracked for V6 {
-    #[inline]
+    #[inline(always)]
     fn between(source: &Address, destination: &Address) -> Pair {
-        let [a, b, c, d] = source.words();
-        let [e, f, g, h] = destination.words();
-        Pair([join(a, b), join(c, d), join(e, f), join(g, h)])
+        let [a, b] = source.words();
+        let [c, d] = destination.words();
+        Pair([a, b, c, d])
     }
 }
 
-/// Two words that lie one behind the other.
-#[inline]
+/// Two words that lie one behind the other. Not by their bytes: the compiler would keep them apart.
+#[inline(always)]
 const fn join(first: u32, second: u32) -> u64 {
-    let [a, b, c, d] = first.to_ne_bytes();
-    let [e, f, g, h] = second.to_ne_bytes();
-    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    if cfg!(target_endian = "little") {
+        first as u64 | (second as u64) << 32
+    } else {
+        (first as u64) << 32 | second as u64
+    }
 }
 
 /// Two ports that lie one behind the other.
-#[inline]
+#[inline(always)]
 const fn join_ports(source: u16, destination: u16) -> u32 {
-    let [a, b] = source.to_ne_bytes();
-    let [c, d] = destination.to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
+    if cfg!(target_endian = "little") {
+        source as u32 | (destination as u32) << 16
+    } else {
+        (source as u32) << 16 | destination as u32
+    }
 }
 
 impl Connection {
@@ -126,19 +135,19 @@ impl Connection {
         unsafe { connection.cast::<Self>().as_ref() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn raw(&self) -> *mut bindings::nf_conn {
         self.0.get()
     }
 
-    #[inline]
+    #[inline(always)]
     fn status(&self) -> u64 {
         // SAFETY: The entry is valid; its status is a word that is changed by atomic operations.
         unsafe { addr_of!((*self.raw()).status).read_volatile() as u64 }
     }
 
     /// Whether it is being deleted.
-    #[inline]
+    #[inline(always)]
     pub fn is_dying(&self) -> bool {
         self.status() & u64::from(bindings::ip_conntrack_status_IPS_DYING) != 0
     }
@@ -153,7 +162,7 @@ impl Connection {
     }
 
     /// Its mark.
-    #[inline]
+    #[inline(always)]
     pub fn mark(&self) -> u32 {
         // SAFETY: The entry is valid; its mark is a plain word.
         unsafe { addr_of!((*self.raw()).mark).read_volatile() }
@@ -179,7 +188,7 @@ impl Connection {
     }
 
     /// One of its two tuples.
-    #[inline]
+    #[inline(always)]
     fn raw_tuple(&self, direction: Direction) -> &bindings::nf_conntrack_tuple {
         // SAFETY: The entry is valid; its tuples do not change once it is confirmed, and are changed before
         // that only by NAT, for the packet that is looked at.
@@ -201,7 +210,7 @@ impl Connection {
     }
 
     /// Addresses and ports that packets of `direction` arrive with. `I` has to be its version of IP.
-    #[inline]
+    #[inline(always)]
     pub fn tuple<I: Tracked>(&self, direction: Direction) -> Tuple<I> {
         let tuple = self.raw_tuple(direction);
         // SAFETY: All members of the union are 16 bits, this one of any protocol.
@@ -214,7 +223,7 @@ impl Connection {
 
     /// Addresses and ports that packets of `direction` leave with: those that the answers come back to,
     /// the other way round. `I` has to be its version of IP.
-    #[inline]
+    #[inline(always)]
     pub fn translated<I: Tracked>(&self, direction: Direction) -> Tuple<I> {
         let answer = self.raw_tuple(direction.other());
         // SAFETY: As in `tuple`.
@@ -225,7 +234,7 @@ impl Connection {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn address(address: &bindings::nf_inet_addr) -> &Address {
         // SAFETY: The type is transparent.
         unsafe { &*core::ptr::from_ref(address).cast() }
@@ -256,7 +265,7 @@ impl Connection {
     }
 
     /// Of a TCP connection: whether it is established.
-    #[inline]
+    #[inline(always)]
     pub fn tcp_is_established(&self) -> bool {
         // SAFETY: The entry is valid; its state is a byte.
         let state = unsafe { addr_of!((*self.tcp()).state).read_volatile() };
@@ -327,7 +336,7 @@ impl Connection {
         unsafe { bindings::ft_ct_tcp_timeout(self.raw(), unacknowledged) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn tcp(&self) -> *mut bindings::ip_ct_tcp {
         // SAFETY: Only computes an address. The union's members all begin where it does.
         unsafe { addr_of_mut!((*self.raw()).proto).cast() }
@@ -454,7 +463,7 @@ impl Counters {
     /// Counts a packet of `bytes` bytes, as `nf_ct_acct_add` does.
     ///
     /// `_held` shows that the entry is there. It has to be the one that the counters are of.
-    #[inline]
+    #[inline(always)]
     pub fn add(self, _held: &Held, bytes: u32) {
         let counters = self.0.as_ptr();
         // SAFETY: The entry is held, so its counters are valid: two 64-bit atomic integers.

@@ -59,21 +59,21 @@ impl<'a> Net<'a> {
     }
 
     /// The generation of IPv4 routes: a route that was looked up in another one is stale.
-    #[inline]
+    #[inline(always)]
     pub fn route_generation(self) -> i32 {
         // SAFETY: The namespace is valid; the generation is an atomic integer.
         unsafe { addr_of!((*self.0.as_ptr()).ipv4.rt_genid.counter).read_volatile() }
     }
 
     /// The generation of IPv6 routes.
-    #[inline]
+    #[inline(always)]
     pub fn ipv6_route_generation(self) -> i32 {
         // SAFETY: As for IPv4.
         unsafe { addr_of!((*self.0.as_ptr()).ipv6.fib6_sernum.counter).read_volatile() }
     }
 
     /// Whether IPv6 packets are forwarded, whatever device they arrive on.
-    #[inline]
+    #[inline(always)]
     pub fn forwards_ipv6(self) -> bool {
         // SAFETY: The namespace is valid, and keeps what is configured for all devices.
         unsafe { addr_of!((*(*self.0.as_ptr()).ipv6.devconf_all).forwarding).read_volatile() != 0 }
@@ -89,7 +89,7 @@ impl<'a> Net<'a> {
     /// A number that changes with every change of the nf_tables rules, sets and chains: when one takes
     /// effect, and for a moment before that.
     #[cfg(CONFIG_NF_TABLES)]
-    #[inline]
+    #[inline(always)]
     pub fn rules_generation(self) -> u32 {
         // SAFETY: The namespace is valid. `nf_tables_commit` writes both whole, the number before the
         // rules are switched over, and what they are switched with after that.
@@ -107,7 +107,7 @@ impl<'a> Net<'a> {
 
     /// There are no such rules.
     #[cfg(not(CONFIG_NF_TABLES))]
-    #[inline]
+    #[inline(always)]
     pub const fn rules_generation(self) -> u32 {
         0
     }

@@ -51,7 +51,7 @@ impl Neighbour {
 
     /// Whether packets may be sent to the address that is known. That is so in all states but those in
     /// which there is none; a stale one is probed by the packets that take the slow path.
-    #[inline]
+    #[inline(always)]
     pub fn is_valid(&self) -> bool {
         // SAFETY: By the invariant. The kernel reads the state without a lock, too.
         let state = unsafe { addr_of!((*self.0.as_ptr()).nud_state).read_volatile() };
@@ -70,7 +70,7 @@ impl Neighbour {
     }
 
     /// The device that leads to it.
-    #[inline]
+    #[inline(always)]
     pub fn device(&self) -> &Device {
         // SAFETY: By the invariant; a neighbour holds a reference to its device all its life.
         unsafe { &*(*self.0.as_ptr()).dev.cast::<Device>() }

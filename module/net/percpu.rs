@@ -34,7 +34,7 @@ impl<const N: usize> Counters<N> {
     }
 
     /// Counts `value` more on counter `at`, if there is such a counter.
-    #[inline]
+    #[inline(always)]
     pub fn add(&self, at: usize, value: u64) {
         if at >= N {
             return;
@@ -69,7 +69,7 @@ impl<const N: usize> Drop for Counters<N> {
 ///
 /// `counter` has to point into a live per-CPU allocation.
 #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
-#[inline]
+#[inline(always)]
 unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
     // SAFETY: On x86-64 a per-CPU pointer is an offset from the base in GS, and one instruction can't
     // be split by an interrupt; this is what `this_cpu_add` of arch/x86/include/asm/percpu.h does.
@@ -89,7 +89,7 @@ unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
 ///
 /// `counter` has to point into a live per-CPU allocation.
 #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
-#[inline]
+#[inline(always)]
 unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
     // SAFETY: As required of the caller.
     unsafe { bindings::ft_this_cpu_add(counter, value) };
@@ -97,7 +97,7 @@ unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
 #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
-#[inline]
+#[inline(always)]
 pub fn this_cpu() -> u32 {
     let cpu: u32;
     // SAFETY: Reads the CPU's own number from its per-CPU area, as `raw_smp_processor_id` of
@@ -114,7 +114,7 @@ pub fn this_cpu() -> u32 {
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
 #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
-#[inline]
+#[inline(always)]
 pub fn this_cpu() -> u32 {
     // SAFETY: Reads the CPU's own number.
     unsafe { bindings::ft_this_cpu() }

@@ -31,7 +31,7 @@ impl<'rcu> Read<'rcu> {
     /// # Safety
     ///
     /// It has to last for all of `'rcu`.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn assume() -> Self {
         Self(PhantomData)
     }
@@ -64,7 +64,7 @@ impl<T> RcuBox<T> {
     }
 
     /// What is in it now.
-    #[inline]
+    #[inline(always)]
     pub fn read<'rcu>(&'rcu self, _read: Read<'rcu>) -> Option<&'rcu T> {
         // SAFETY: By the type's invariant it is null or valid until a grace period after it has been
         // replaced, and `_read` shows that none ends before `'rcu` does.

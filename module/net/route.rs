@@ -37,7 +37,7 @@ impl Route {
     }
 
     /// Whether it has not been given up.
-    #[inline]
+    #[inline(always)]
     fn is_in_use(&self) -> bool {
         // SAFETY: By the invariant. The IP layer reads it without a lock, too.
         let obsolete = unsafe { addr_of!((*self.dst.as_ptr()).obsolete).read_volatile() };
@@ -57,7 +57,7 @@ pub trait Routed: Ip {
 
 impl Routed for V4 {
     /// What `ipv4_dst_check` (net/ipv4/route.c) says.
-    #[inline]
+    #[inline(always)]
     fn is_current(route: &Route, net: Net<'_>) -> bool {
         // SAFETY: By the invariant; the generation of a route does not change.
         let generation = unsafe { (*route.as_ptr().cast::<bindings::rtable>()).rt_genid };
@@ -65,7 +65,7 @@ impl Routed for V4 {
     }
 
     /// When forwarding is switched off, routes become invalid.
-    #[inline]
+    #[inline(always)]
     fn is_forwarded(_net: Net<'_>, _from: u32) -> bool {
         true
     }
@@ -73,7 +73,7 @@ impl Routed for V4 {
 
 impl Routed for V6 {
     /// What `ip6_dst_check` (net/ipv6/route.c) says.
-    #[inline]
+    #[inline(always)]
     fn is_current(route: &Route, net: Net<'_>) -> bool {
         let this = route.as_ptr().cast::<bindings::rt6_info>();
         // SAFETY: By the invariant. The IP layer reads these without a lock, too.
@@ -106,7 +106,7 @@ impl Routed for V6 {
     }
 
     /// What `ip6_forward` asks.
-    #[inline]
+    #[inline(always)]
     fn is_forwarded(net: Net<'_>, from: u32) -> bool {
         net.forwards_ipv6() || net.forwards_ipv6_of(from)
     }

@@ -42,49 +42,49 @@ impl Skb {
     /// # Safety
     ///
     /// As the type's invariant says.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn from_raw(skb: NonNull<bindings::sk_buff>) -> Self {
         Self(skb)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         ManuallyDrop::new(self).0.as_ptr()
     }
 
-    #[inline]
+    #[inline(always)]
     fn raw(&self) -> &bindings::sk_buff {
         // SAFETY: By the invariant.
         unsafe { self.0.as_ref() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn raw_mut(&mut self) -> &mut bindings::sk_buff {
         // SAFETY: By the invariant.
         unsafe { self.0.as_mut() }
     }
 
     /// The fields that are copied when a packet is.
-    #[inline]
+    #[inline(always)]
     fn headers(&self) -> &Headers {
         // SAFETY: A union of a group of fields with itself.
         unsafe { self.raw().__bindgen_anon_4.__bindgen_anon_1.as_ref() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn headers_mut(&mut self) -> &mut Headers {
         // SAFETY: As above.
         unsafe { self.raw_mut().__bindgen_anon_4.__bindgen_anon_1.as_mut() }
     }
 
     /// What identifies it until it is freed.
-    #[inline]
+    #[inline(always)]
     pub fn id(&self) -> PacketId {
         PacketId(self.0.as_ptr() as u64)
     }
 
     /// Its version of IP, if it is an IP packet without a VLAN tag beside it.
-    #[inline]
+    #[inline(always)]
     pub fn family(&self) -> Option<Family> {
         let headers = self.headers();
         // SAFETY: A union of a word with its halves.
@@ -100,19 +100,19 @@ impl Skb {
     }
 
     /// Whether the frame was addressed to this host.
-    #[inline]
+    #[inline(always)]
     pub fn is_for_us(&self) -> bool {
         self.headers().pkt_type() == PACKET_HOST
     }
 
     /// Whether it came out of an IPsec transform.
-    #[inline]
+    #[inline(always)]
     pub fn has_secpath(&self) -> bool {
         self.raw().active_extensions & 1 << bindings::skb_ext_id_SKB_EXT_SEC_PATH != 0
     }
 
     /// Whether it has been given a mark.
-    #[inline]
+    #[inline(always)]
     pub fn has_mark(&self) -> bool {
         // SAFETY: A union of words.
         unsafe { self.headers().__bindgen_anon_4.mark != 0 }
@@ -121,7 +121,7 @@ impl Skb {
     /// Whether it is in a state that forwarding can't, or need not, deal with: someone else has it too,
     /// it is tracked already, it was sent here by a packet classifier, hardware has forwarded it, or it is
     /// a large receive that must not be forwarded.
-    #[inline]
+    #[inline(always)]
     pub fn is_peculiar(&self) -> bool {
         let skb = self.raw();
         skb.users.refs.counter != 1
@@ -134,14 +134,14 @@ impl Skb {
     /// Whether a switch has forwarded it already and shows it to the host as well: the IP layer forwards
     /// no such packet again.
     #[cfg(CONFIG_NET_SWITCHDEV)]
-    #[inline]
+    #[inline(always)]
     fn is_forwarded_by_hardware(&self) -> bool {
         self.headers().offload_l3_fwd_mark() != 0
     }
 
     /// There are no such switches.
     #[cfg(not(CONFIG_NET_SWITCHDEV))]
-    #[inline]
+    #[inline(always)]
     const fn is_forwarded_by_hardware(&self) -> bool {
         false
     }
@@ -160,13 +160,13 @@ impl Skb {
     }
 
     /// Length from the network header on.
-    #[inline]
+    #[inline(always)]
     pub fn size(&self) -> u32 {
         self.raw().len
     }
 
     /// The part of it that is in one piece, from the network header on.
-    #[inline]
+    #[inline(always)]
     pub fn linear(&self) -> &[u8] {
         let skb = self.raw();
         let len = skb.len.wrapping_sub(skb.data_len) as usize;
@@ -183,7 +183,7 @@ impl Skb {
     }
 
     /// Whether it is too large for `mtu`, segment by segment if it is made of several.
-    #[inline]
+    #[inline(always)]
     pub fn exceeds<I: Ip>(&mut self, mtu: u32) -> bool {
         self.size() > mtu && self.exceeds_by_segment::<I>(mtu)
     }
@@ -200,14 +200,14 @@ impl Skb {
     }
 
     /// Notes where the transport header is: behind an IP header without options.
-    #[inline]
+    #[inline(always)]
     fn set_transport_header<I: Ip>(&mut self) {
         let headers = self.headers_mut();
         headers.transport_header = headers.network_header.wrapping_add(I::HEADER as u16);
     }
 
     /// Who computes the transport checksum.
-    #[inline]
+    #[inline(always)]
     pub fn checksum(&self) -> Checksum {
         if u32::from(self.headers().ip_summed()) == bindings::CHECKSUM_PARTIAL {
             Checksum::LeftToDevice
@@ -221,7 +221,7 @@ impl Skb {
     /// # Errors
     ///
     /// If there is no memory. The packet is as it was.
-    #[inline]
+    #[inline(always)]
     pub fn trim(&mut self, len: u32) -> Result<(), NoMemory> {
         if self.size() == len {
             return Ok(());
@@ -239,7 +239,7 @@ impl Skb {
     }
 
     /// Bytes before the data that a header can be put into.
-    #[inline]
+    #[inline(always)]
     fn headroom(&self) -> usize {
         let skb = self.raw();
         (skb.data as usize).wrapping_sub(skb.head as usize)
@@ -403,7 +403,7 @@ impl<'a> Forwarded<'a> {
     /// # Safety
     ///
     /// Both have to be valid for `'a`, and to come from a hook of IPv4 or IPv6.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn new(
         skb: *mut bindings::sk_buff,
         state: *const bindings::nf_hook_state,

@@ -95,7 +95,7 @@ pub struct Prepared(KBox<Active>);
 struct Buckets(KVVec<Bucket>);
 
 impl AsRef<[Bucket]> for Buckets {
-    #[inline]
+    #[inline(always)]
     fn as_ref(&self) -> &[Bucket] {
         &self.0
     }
