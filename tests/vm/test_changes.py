@@ -879,8 +879,10 @@ def test_one_conntrack_entry_deleted_and_the_others_go_on(cross, protocol):
     before = cross.control.stats()
     assert deleted.say()
     after = cross.control.stats() - before
-    # The first packet is conntrack's, which finds a new connection; in the middle of one, for TCP.
-    assert after.slow["not-established"] + after.slow["tcp-state"] >= 1, after.reasons()
+    # The first packet is conntrack's, which finds a new connection; in the middle of one, for TCP. It may
+    # still have met the old flow.
+    slow = [after.slow[reason] for reason in ("not-established", "tcp-state", "conntrack-gone")]
+    assert sum(slow) >= 1, after.reasons()
     assert after.packets[0] == 0
     assert len(known & {flow["id"] for flow in cross.control.flows()}) == 2
 
@@ -911,6 +913,7 @@ def test_a_timeout_that_somebody_set_is_what_packets_make_it_again(cross, fast):
         assert abs(int(talk.entry().split()[2]) - timeout) < 8
         before = cross.control.stats()
         wait_until(lambda: talk.both(5) and 100 < int(talk.entry().split()[2]) <= 120, 5, pause=0.1)
+        talk.exchange(5)
         after = cross.control.stats() - before
         assert after.fast > 0 if fast else after.fast == 0
 
@@ -1081,5 +1084,6 @@ def test_a_mark_that_decides_about_the_route_within_the_sampling_interval(make_c
     before = cross.control.stats()
     talk.exchange(20)
     assert {way for way, _ in wires.seen(7)} == {1}
-    assert (cross.control.stats() - before).packets[0] >= 17
+    # A sample may have been among them.
+    assert (cross.control.stats() - before).packets[0] >= 10
     assert {flow["packet-mark"] for flow in cross.control.flows(reply=0)} == {0x200}
