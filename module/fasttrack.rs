@@ -24,7 +24,7 @@
 //! 5. A packet that went through the stack meets [`Learner::leaves`](learn) at the end of POSTROUTING.
 //!    Its flow is made, confirmed, or dropped there.
 //! 6. Meanwhile every flow is [looked at](age) once a second, and what happens to policies and devices
-//!    is [listened to](forget).
+//!    is [listened to](forget). New rules, routes and neighbours are noticed by the next packet itself.
 //!
 //! # Locking
 //!

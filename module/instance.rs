@@ -132,9 +132,9 @@ impl Settings {
     }
 
     /// Begins a new epoch because of new nf_tables rules; if that was just done, only when a packet asks
-    /// again after a while, until when the old epoch goes on. Some rule sets change many times a second, such as those with a set
-    /// that is filled with every name that is resolved. There it must not be every packet that meets new
-    /// rules.
+    /// again after a while, until when the old epoch goes on. Some rule sets change many times a second,
+    /// such as those with a set that is filled with every name that is resolved: there it must not be
+    /// every packet that meets new rules.
     #[cold]
     fn rules_changed(&self, rules: u32, now: Tick) {
         // Not `since`: the last time may be longer ago than ticks can be compared.
