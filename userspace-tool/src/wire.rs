@@ -235,13 +235,13 @@ enumeration! {
         IPSEC = 10 "ipsec" "The route has an IPsec transform, or the packet was decrypted.",
         SECPATH_MISMATCH = 11 "secpath-mismatch" "The packet was decrypted and the flow was learned in clear, or the other way round.",
         FRAGMENT = 12 "fragment" "An IP fragment.",
-        IP_OPTIONS = 13 "ip-options" "The IP header has options.",
+        IP_OPTIONS = 13 "ip-options" "The IP header has options, or extension headers behind it.",
         TTL = 14 "ttl" "The time to live ends at this router.",
         MTU = 15 "mtu" "The packet is larger than the route's MTU.",
         NO_NEIGHBOUR = 16 "no-neighbour" "The next hop's link-layer address is not known.",
         STALE_ROUTE = 17 "stale-route" "The route changed since the flow was confirmed.",
         ROUTE_TYPE = 18 "route-type" "The route is not a plain unicast one (multicast, broadcast, lightweight tunnel).",
-        MANGLED = 19 "mangled" "The rule set rewrites more of the packet than NAT does.",
+        MANGLED = 19 "mangled" "The packet is rewritten in a way that the fast path can't repeat.",
         DSCP = 20 "dscp" "The packet's DSCP is not the one that the flow was confirmed with.",
         PACKET_MARK = 21 "packet-mark" "The packet had a mark before it reached the fast path.",
         CONNTRACK_GONE = 22 "conntrack-gone" "The conntrack entry is being deleted.",
@@ -250,6 +250,7 @@ enumeration! {
         BAD_HEADER = 25 "bad-header" "Version, header length, total length or header checksum are wrong; the slow path drops such a packet.",
         OTHER_HOST = 26 "other-host" "The frame is addressed to another host's link-layer address.",
         UNSUPPORTED = 27 "unsupported" "The socket buffer is in a state that the fast path leaves alone.",
+        SCTP_CONTROL = 28 "sctp-control" "An SCTP packet with more than data and acknowledgements, or not of the association.",
     }
 }
 

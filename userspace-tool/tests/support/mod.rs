@@ -553,13 +553,13 @@ pub fn stats(request: Request, flows: usize) -> Request {
         .u64(a::BYTES_REPLY, 3_012_340)
         .u64(a::LEARNED, 40)
         .u32(a::DEVICES, 3);
-    for reason in 0..29u32 {
+    let unknown = wire::SlowReason::ALL.len() as u32;
+    for reason in 0..=unknown {
         let count = match reason {
             0 => 80,
             1 => 12,
             10 => 340,
-            // One that we do not know yet.
-            28 => 5,
+            _ if reason == unknown => 5,
             _ => 0,
         };
         request = request.nest(a::SLOW, |nest| nest.u32(1, reason).u64(2, count));
