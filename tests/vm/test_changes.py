@@ -875,7 +875,9 @@ def test_one_conntrack_entry_deleted_and_the_others_go_on(cross, protocol):
     before = cross.control.stats()
     kept.exchange(10)
     after = cross.control.stats() - before
-    assert min(after.packets) >= 9, after.reasons()
+    # But for samples.
+    assert min(after.packets) >= 5, after.reasons()
+    assert after.fast + after.slow["sampled"] >= 20, after.reasons()
     before = cross.control.stats()
     assert deleted.say()
     after = cross.control.stats() - before
@@ -884,7 +886,7 @@ def test_one_conntrack_entry_deleted_and_the_others_go_on(cross, protocol):
     slow = [after.slow[reason] for reason in ("not-established", "tcp-state", "conntrack-gone")]
     assert sum(slow) >= 1, after.reasons()
     assert after.packets[0] == 0
-    assert len(known & {flow["id"] for flow in cross.control.flows()}) == 2
+    wait_until(lambda: len(known & {flow["id"] for flow in cross.control.flows()}) == 2)
 
 
 def test_another_mark_that_is_not_the_excluded_one_changes_nothing(cross):

@@ -22,10 +22,24 @@ table ip filter {
 GRE, ESP, AH, UDPLITE, IPIP, SIXINFOUR, L2TP = 47, 50, 51, 136, 4, 41, 115
 
 
+QUIET = """
+    table inet quiet {
+        chain output {
+            type filter hook output priority 0;
+            icmp type destination-unreachable drop
+            icmpv6 type destination-unreachable drop
+        }
+    }
+"""
+
+
 class Packets(Datagrams):
     """A conversation in packets of a protocol without ports, which begin with `head`."""
 
     def __init__(self, client, server, address, protocol, head=b""):
+        # A host whose kernel knows the protocol would say that it has no such tunnel.
+        for host in (client, server):
+            host.nft(QUIET)
         family = family_of(address)
         self._head = head
         self._is_v6 = family == socket.AF_INET6

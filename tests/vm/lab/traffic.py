@@ -87,8 +87,9 @@ class Datagrams:
         """Lets both directions be learned and confirmed."""
         self.exchange(2)
         # The devices are attached after the first packets asked for it.
-        time.sleep(0.3)
-        self.exchange(3)
+        for _ in range(4):
+            time.sleep(0.15)
+            self.exchange(1)
 
     @property
     def sent(self):
@@ -232,8 +233,9 @@ class Stream:
     def warm_up(self):
         """Lets both directions be learned and confirmed."""
         self.exchange(2)
-        time.sleep(0.3)
-        self.exchange(3)
+        for _ in range(4):
+            time.sleep(0.15)
+            self.exchange(1)
 
     def close(self):
         """Ends it in an orderly way."""
