@@ -110,9 +110,10 @@ impl Hasher {
         }
     }
 
-    /// A digest of four words, each of which matters for all bits. Two that are not equal have the same one
-    /// with a probability of about 2^-62, whoever chooses them without knowing the secret: a product of two
-    /// factors depends on both, unless one is zero, which takes a guess of 64 bits.
+    /// A digest of four words, each of which matters for all bits. Whoever does not know the secret should
+    /// not be able to choose words with the same one more easily than by chance: a product of two factors
+    /// depends on both, unless one is zero, which takes a guess of 64 bits. That is an argument, no proof; a
+    /// flow is never taken for another one if it fails, since addresses are compared, too.
     #[inline(always)]
     pub const fn digest(&self, words: [u64; 4]) -> u64 {
         let [_, b, _, d, e, f, g] = self.secret;

@@ -52,30 +52,7 @@ class Packets(Datagrams):
     def _payload(self, size):
         return self._head + super()._payload(size)
 
-    def request(self, size=32, timeout=2.0):
-        payload = self._payload(size)
-        self._client.send(payload)
-        self._server.settimeout(timeout)
-        try:
-            received, sender = self._server.recvfrom(65536)
-        except TimeoutError:
-            return False
-        self.seen_from = sender[:2]
-        assert self._without_header(received) == payload
-        return True
-
-    def reply(self, size=32, timeout=2.0):
-        payload = self._payload(size)
-        self._server.sendto(payload, (self.seen_from[0], 0))
-        self._client.settimeout(timeout)
-        try:
-            received = self._client.recv(65536)
-        except TimeoutError:
-            return False
-        assert self._without_header(received) == payload
-        return True
-
-    def _without_header(self, packet):
+    def _read(self, packet):
         return packet if self._is_v6 else packet[20:]
 
 

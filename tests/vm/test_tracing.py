@@ -116,6 +116,22 @@ def test_a_rule_marks_what_is_traced(cross, protocol, selector):
     talk.make_fast()
 
 
+def test_the_recipe_of_the_readme(cross):
+    far = f"{cross.family.table} %s {cross.family.far}"
+    for words in ("table inet trace",
+                  "chain inet trace prerouting { type filter hook prerouting priority mangle; }",
+                  f"rule inet trace prerouting {far % 'daddr'} meta nftrace set 1 ct mark set ct mark or {EXCLUDED}",
+                  f"rule inet trace prerouting {far % 'saddr'} meta nftrace set 1"):
+        cross.router.run("nft", f"add {words}")
+    talk = cross.talk("udp")
+    talk.exchange(5)
+    watched = Trace(cross)
+    before = cross.control.stats()
+    talk.exchange(20)
+    assert (cross.control.stats() - before).fast == 0
+    assert watched.packets() == (20, 20)
+
+
 def test_a_mark_from_outside(cross):
     """Without any rule, for connections that conntrack lists."""
     trace(cross, "")
