@@ -233,6 +233,11 @@ class NeighbourFailed(Change):
 class NeighbourThatDoesNotAnswer(Change):
     to = None
 
+    def prepare(self, cross):
+        # A host that asks for the router's address tells its own.
+        cross.far.ip("neigh", "replace", cross.family.ways[0][0], "lladdr", cross.router.mac("wan0"), "dev", "eth0",
+                     "nud", "permanent")
+
     def make(self, cross):
         cross.far.sysctl("net.ipv4.conf.eth0.arp_ignore", 8)
         cross.router.ip("neigh", "replace", cross.family.ways[0][1], "dev", "wan0", "nud", "failed")

@@ -271,8 +271,9 @@ class Wire:
         incoming, outgoing = self._wanted
         found = []
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([self._socket], [], [], left)[0]:
+        # However long it takes to read those that are there already; but some conversations never end.
+        while (left := deadline - time.monotonic()) > -5:
+            if not select.select([self._socket], [], [], max(left, 0))[0]:
                 break
             frame, address = self._socket.recvfrom(65536)
             is_outgoing = address[2] == socket.PACKET_OUTGOING
