@@ -29,6 +29,8 @@ class Namespace:
         # Chatter of the stack's own would be counted with the test's packets.
         self.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
         self.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
+        # A socket that waits for somebody to acknowledge its end holds on to its namespace for minutes.
+        self.sysctl("net.ipv4.tcp_orphan_retries", 1)
 
     @contextlib.contextmanager
     def inside(self):
