@@ -83,6 +83,11 @@ fn look_at(instance: &Instance, read: Read<'_>, flow: &Flow, now: Tick) {
         conntrack_gone: connection.is_dying() || connection.left() <= 0,
         marked: instance.settings.exclusion().covers(connection.mark()),
         closed: is_tcp && !connection.tcp_is_established(),
+        transform_gone: flow.neighbour.is_none() && !flow.route.is_usable()
+            || flow
+                .secpath
+                .as_ref()
+                .is_some_and(|secpath| !secpath.is_alive()),
     };
     let limits = ageing::Limits {
         // A second more than was asked for, and two for a sample: `seen` is up to one behind.
@@ -91,6 +96,7 @@ fn look_at(instance: &Instance, read: Read<'_>, flow: &Flow, now: Tick) {
             .idle_timeout(is_tcp)
             .saturating_add(time::SECOND),
         sample: time::SECOND * 2,
+        quiet: time::SECOND * 2,
     };
     if let Some(reason) = view.verdict(now, limits) {
         instance.drop_flow(read, flow, reason);

@@ -11,6 +11,7 @@ use kernel::sync::rcu;
 use crate::engine::config::Config;
 use crate::engine::config::Exclusion;
 use crate::engine::config::Invalid;
+use crate::engine::config::Ipsec;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
 use crate::engine::wire;
@@ -18,6 +19,7 @@ use crate::engine::wire::command;
 use crate::engine::wire::config as config_attribute;
 use crate::engine::wire::flow as flow_attribute;
 use crate::engine::wire::gone_count;
+use crate::engine::wire::ipsec_mode;
 use crate::engine::wire::slow_count;
 use crate::engine::wire::stats as stats_attribute;
 use crate::flow::Flow;
@@ -83,7 +85,12 @@ pub fn write_config(message: &mut Message<'_>, config: &Config) -> Result<(), Mo
     message.u32(config_attribute::TCP_TIMEOUT, config.tcp_timeout)?;
     message.u32(config_attribute::UDP_TIMEOUT, config.udp_timeout)?;
     message.u32(config_attribute::SAMPLE_INTERVAL, config.sample_interval)?;
-    message.u32(config_attribute::TABLE_SIZE, config.table_size)
+    message.u32(config_attribute::TABLE_SIZE, config.table_size)?;
+    let ipsec = match config.ipsec {
+        Ipsec::Exclude => ipsec_mode::EXCLUDE,
+        Ipsec::Accelerate => ipsec_mode::ACCELERATE,
+    };
+    message.u8(config_attribute::IPSEC, ipsec)
 }
 
 struct ConfigSet;
@@ -100,6 +107,7 @@ impl Action for ConfigSet {
         Policy::U32,
         Policy::U32,
         Policy::U32,
+        Policy::U8,
     ];
 
     fn run(request: &Request<'_>) -> Result {
@@ -131,6 +139,16 @@ fn apply(request: &Request<'_>, config: &mut Config) -> Result {
             1 => true,
             _ => {
                 let why = c_str!("enabled has to be 0 or 1");
+                return Err(request.refuse(EINVAL, why, Some(attribute)));
+            }
+        };
+    }
+    if let Some(attribute) = request.attribute(config_attribute::IPSEC) {
+        config.ipsec = match attribute.u8() {
+            ipsec_mode::EXCLUDE => Ipsec::Exclude,
+            ipsec_mode::ACCELERATE => Ipsec::Accelerate,
+            _ => {
+                let why = c_str!("ipsec has to be 0 (exclude) or 1 (accelerate)");
                 return Err(request.refuse(EINVAL, why, Some(attribute)));
             }
         };

@@ -20,6 +20,7 @@ use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::net::conntrack::Tuple;
 use crate::net::hook::Ingress;
+use crate::net::neighbour::Neighbour;
 use crate::net::percpu;
 use crate::net::rcu::Read;
 use crate::net::skb::Sent;
@@ -89,7 +90,7 @@ fn go<I: Carried>(
     let now = time::now();
     flow.see(now);
     match admit(port, flow, packet, &mut skb, now) {
-        Ok(segment) => forward(instance, flow, packet, segment, skb),
+        Ok(segment) => forward(port, flow, packet, segment, skb),
         Err(reason) => Err(stay_slow(instance, read, flow, packet, skb, reason)),
     }
 }
@@ -108,10 +109,14 @@ fn admit<I: Carried>(
     if !skb.is_for_us() {
         return Err(SlowReason::OtherHost);
     }
-    // Only flows without any IPsec are learned, so a packet that was decrypted is none of theirs. That
-    // the reverse holds too, and clear text never passes for decrypted, is because no flow expects a
-    // secpath.
-    if skb.has_secpath() {
+    // A packet in clear never passes for a decrypted one, nor one that other states have decrypted. That
+    // these states may decrypt it was decided in the slow path, under policies that a new epoch would begin
+    // with if they changed.
+    let arrives_as_learned = match &flow.secpath {
+        None => !skb.has_secpath(),
+        Some(secpath) => secpath.is_of(skb),
+    };
+    if !arrives_as_learned {
         return Err(SlowReason::SecpathMismatch);
     }
     if skb.has_mark() {
@@ -164,32 +169,59 @@ fn admit<I: Carried>(
     if packet.dscp() != flow.dscp_in.load(Relaxed) {
         return Err(SlowReason::Dscp);
     }
-    if !I::is_current(&flow.route, instance.net) || !I::is_forwarded(instance.net, port.index) {
+    let mtu = match &flow.neighbour {
+        Some(neighbour) => plain_mtu::<I>(instance, flow, neighbour)?,
+        None => bundle_mtu::<I>(flow)?,
+    };
+    if !I::is_forwarded(instance.net, port.index) {
         return Err(SlowReason::StaleRoute);
-    }
-    if !flow.neighbour.is_valid() {
-        return Err(SlowReason::NoNeighbour);
     }
     // Link-layer padding is no part of the packet.
     if skb.trim(packet.total_len).is_err() {
         return Err(SlowReason::NoMemory);
     }
-    let mtu = flow.mtu.load(Relaxed).min(flow.neighbour.device().mtu());
     if skb.exceeds::<I>(mtu) {
         return Err(SlowReason::Mtu);
     }
     Ok(segment)
 }
 
+/// The largest packet that a flow's next hop takes, if it is still to be reached as before.
+#[inline(always)]
+fn plain_mtu<I: Carried>(
+    instance: &Instance,
+    flow: &Flow,
+    neighbour: &Neighbour,
+) -> Result<u32, SlowReason> {
+    if !I::is_current(&flow.route, instance.net) {
+        return Err(SlowReason::StaleRoute);
+    }
+    if !neighbour.is_valid() {
+        return Err(SlowReason::NoNeighbour);
+    }
+    Ok(flow.mtu.load(Relaxed).min(neighbour.device().mtu()))
+}
+
+/// The largest packet that a flow's IPsec transforms take, if they are still what they were. It changes
+/// with the route of what they make of it, so it is asked for every time.
+#[inline(never)]
+fn bundle_mtu<I: Carried>(flow: &Flow) -> Result<u32, SlowReason> {
+    match flow.route.is_usable() {
+        true => Ok(flow.route.mtu(I::FAMILY)),
+        false => Err(SlowReason::StaleRoute),
+    }
+}
+
 /// Does with the packet what the slow path does with the packets of its flow.
 #[inline(always)]
 fn forward<I: Carried>(
-    instance: &Instance,
+    port: &Port,
     flow: &Flow,
     packet: &Packet<I>,
     segment: Segment,
     mut skb: Skb,
 ) -> Result<Sent, Skb> {
+    let instance = &port.instance;
     let checksum = skb.checksum();
     let bytes = skb.size();
     let dscp = flow.dscp_out.load(Relaxed);
@@ -209,11 +241,14 @@ fn forward<I: Carried>(
         flow.window.advance(segment, flow.scale);
     }
     flow.count(percpu::this_cpu(), bytes);
-    if let Some(counters) = flow.counters {
-        counters.add(&flow.connection, bytes);
+    if flow.is_counted {
+        flow.connection.count(flow.direction, bytes);
     }
     instance.stats.fast(flow.direction, bytes);
-    Ok(skb.send::<I>(flow.stamp(), &flow.route, &flow.neighbour))
+    Ok(match &flow.neighbour {
+        Some(neighbour) => skb.send::<I>(flow.stamp(), &flow.route, neighbour),
+        None => skb.transform::<I>(instance.net, flow.stamp(), &flow.route, port.index),
+    })
 }
 
 /// Sends a packet of a flow on to the slow path: counted, and so that conntrack understands it and the

@@ -20,7 +20,8 @@
 //! 3. [`fast::admit`](fast) checks the packet as the IP layer would, looks at the connection, and asks
 //!    whether the memo [still holds](engine::validity). If not, it is counted under a
 //!    [reason](engine::reason) and goes on into the stack; conntrack is [told](track) what it missed.
-//! 4. Otherwise it is [rewritten](engine::rewrite), counted, and [sent](net::skb).
+//! 4. Otherwise it is [rewritten](engine::rewrite), counted, and [sent](net::skb), or given to the IPsec
+//!    transforms of its route.
 //! 5. A packet that went through the stack meets [`Learner::leaves`](learn) at the end of POSTROUTING.
 //!    Its flow is made, confirmed, or dropped there.
 //! 6. Meanwhile every flow is [looked at](age) once a second, and what happens to policies and devices
@@ -29,8 +30,8 @@
 //! # Locking
 //!
 //! Both hooks run under RCU. A flow is found under RCU and freed a grace period after it was taken out
-//! of the table; it holds references to its connection, its route and its neighbour, so these are there
-//! whenever the flow is. The table's spinlock is taken to add a flow or to take one out, in any context.
+//! of the table; it holds references to its connection, its route, its neighbour and the IPsec states that its
+//! packets come through, so these are there whenever the flow is. The table's spinlock is taken to add a flow or to take one out, in any context.
 //! The rest is in [`instance::Instance`].
 
 use kernel::c_str;

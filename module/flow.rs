@@ -25,6 +25,7 @@ use crate::net::conntrack::Tracked;
 use crate::net::neighbour::Neighbour;
 use crate::net::route::Route;
 use crate::net::route::Routed;
+use crate::net::secpath::Secpath;
 use crate::net::skb::Stamp;
 use crate::net::table::Entry;
 use crate::net::table::Link;
@@ -48,8 +49,10 @@ pub struct Flow {
     pub connection: conntrack::Held,
     /// The route that the slow path takes.
     pub route: Route,
-    /// The next hop on it.
-    pub neighbour: Neighbour,
+    /// Largest packet that the route takes, unless it leads to a transform.
+    pub mtu: AtomicU32,
+    /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
+    pub neighbour: Option<Neighbour>,
 
     /// Mark and priority, in one word so that they change together.
     stamp: AtomicU64,
@@ -63,16 +66,16 @@ pub struct Flow {
     pub direction: Direction,
     /// For TCP: the window scale of the sender.
     pub scale: u8,
-    /// Largest packet that the route takes.
-    pub mtu: AtomicU32,
     /// When the last packet came, to within a second.
     seen: AtomicU32,
     /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
     owner: u32,
+    /// Whether conntrack counts its packets and bytes.
+    pub is_counted: bool,
     packets: AtomicU64,
     bytes: AtomicU64,
-    /// Conntrack's counters, if it counts.
-    pub counters: Option<conntrack::Counters>,
+    /// The IPsec states that have decrypted its packets; none if they arrive in clear.
+    pub secpath: Option<Secpath>,
 
     /// For TCP: how far the sender went.
     pub window: Window,
@@ -105,7 +108,9 @@ pub struct Seed {
     #[allow(missing_docs)]
     pub route: Route,
     #[allow(missing_docs)]
-    pub neighbour: Neighbour,
+    pub neighbour: Option<Neighbour>,
+    #[allow(missing_docs)]
+    pub secpath: Option<Secpath>,
     /// What is known about the connection's sequence space, and the sender's window scale.
     pub window: (Window, u8),
     /// Validity to begin with.
@@ -176,7 +181,7 @@ pub struct Count {
 impl Flow {
     /// A flow that has not been confirmed.
     pub fn new<I: Carried>(seed: Seed) -> Self {
-        let counters = seed.connection.counters(seed.direction);
+        let is_counted = seed.connection.is_counted();
         let from = seed.connection.tuple::<I>(seed.direction);
         let to = seed.connection.translated::<I>(seed.direction);
         let (window, scale) = seed.window;
@@ -201,7 +206,8 @@ impl Flow {
             owner: seed.cpu,
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            counters,
+            secpath: seed.secpath,
+            is_counted,
             born: seed.now,
             told: AtomicU32::new(0),
             window,
@@ -215,6 +221,11 @@ impl Flow {
     /// Whether it is one of TCP.
     pub fn is_tcp(&self) -> bool {
         self.key.protocol_number() == Protocol::Tcp.number()
+    }
+
+    /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
+    pub fn is_transformed(&self) -> bool {
+        self.secpath.is_some() || self.neighbour.is_none()
     }
 
     /// Whether its packets arrive with `addresses`, given that their key is `key`.

@@ -38,9 +38,14 @@ impl device::Watcher for Watcher {
             instance.ports.detach(rtnl, index);
         }
         instance.drop_flows(|flow| {
-            let leaves_by_it = flow.neighbour.device().index() == index;
+            // What states and bundles hold is not looked into: they may be bound to any device.
+            let leaves_by_it = flow
+                .neighbour
+                .as_ref()
+                .is_none_or(|neighbour| neighbour.device().index() == index);
             let arrives_by_it = arriving == Some(flow.key.device());
-            (leaves_by_it || arrives_by_it).then_some(GoneReason::Device)
+            let may_hold_it = flow.secpath.is_some();
+            (leaves_by_it || arrives_by_it || may_hold_it).then_some(GoneReason::Device)
         });
     }
 }

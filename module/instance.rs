@@ -21,6 +21,7 @@ use kernel::sync::Mutex;
 use crate::age::Ageing;
 use crate::engine::config::Config;
 use crate::engine::config::Exclusion;
+use crate::engine::config::Ipsec;
 use crate::engine::ip::Family;
 use crate::engine::key;
 use crate::engine::key::Key;
@@ -88,6 +89,7 @@ pub struct Settings {
     tcp_timeout: AtomicU32,
     udp_timeout: AtomicU32,
     on: AtomicBool,
+    accelerates_ipsec: AtomicBool,
 }
 
 impl Settings {
@@ -101,6 +103,7 @@ impl Settings {
             tcp_timeout: AtomicU32::new(0),
             udp_timeout: AtomicU32::new(0),
             on: AtomicBool::new(false),
+            accelerates_ipsec: AtomicBool::new(false),
         };
         settings.set(config);
         settings
@@ -114,6 +117,8 @@ impl Settings {
             .store(time::ticks(config.tcp_timeout), Relaxed);
         self.udp_timeout
             .store(time::ticks(config.udp_timeout), Relaxed);
+        self.accelerates_ipsec
+            .store(config.ipsec == Ipsec::Accelerate, Relaxed);
     }
 
     /// The epoch now.
@@ -170,6 +175,11 @@ impl Settings {
             &self.udp_timeout
         };
         timeout.load(Relaxed)
+    }
+
+    /// Whether connections that IPsec encrypts or has decrypted become fast, too.
+    pub fn accelerates_ipsec(&self) -> bool {
+        self.accelerates_ipsec.load(Relaxed)
     }
 
     /// Whether fasttrack is on.
@@ -321,6 +331,7 @@ impl Instance {
             return Err(ENODEV);
         }
         let resized = config.table_size != control.config.table_size;
+        let excludes = config.ipsec == Ipsec::Exclude;
         let prepared = if config.enabled && (resized || control.running.is_none()) {
             Some(Table::<Flow>::prepare(config.table_size)?)
         } else {
@@ -343,6 +354,8 @@ impl Instance {
                     return Err(error);
                 }
             }
+        } else if excludes && control.config.ipsec != config.ipsec {
+            self.drop_flows(|flow| flow.is_transformed().then_some(GoneReason::Ipsec));
         } else {
             synchronize();
         }

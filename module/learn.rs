@@ -37,9 +37,11 @@ use crate::net::conntrack::Connection;
 use crate::net::conntrack::Direction;
 use crate::net::conntrack::Tuple;
 use crate::net::hook::PostRouting;
+use crate::net::neighbour::Neighbour;
 use crate::net::percpu;
 use crate::net::rcu::Read;
 use crate::net::route::PacketRoute;
+use crate::net::secpath::Secpath;
 use crate::net::skb::Forwarded;
 use crate::net::table::NotAdded;
 use crate::net::time;
@@ -143,12 +145,19 @@ fn judge<'a>(
     as_translated: bool,
 ) -> Result<PacketRoute<'a>, SlowReason> {
     let route = packet.route();
+    let is_transformed = route.is_some_and(PacketRoute::is_transformed);
+    let accelerates = instance.settings.accelerates_ipsec();
+    let can_repeat = || {
+        let usable = route.is_some_and(PacketRoute::is_bundle) || !is_transformed;
+        usable && Secpath::of(packet).is_none_or(|secpath| secpath.ends_in_tunnel())
+    };
     let candidate = Candidate {
-        ipsec: packet.has_secpath() || route.is_some_and(PacketRoute::is_transformed),
+        ipsec: (packet.has_secpath() || is_transformed) && !(accelerates && can_repeat()),
         reassembled: packet.is_reassembled(),
         options: header.has_options,
         connection,
-        plain_route: route.is_some_and(PacketRoute::is_plain) && packet.has_destination(),
+        usable_route: (is_transformed || route.is_some_and(PacketRoute::is_plain))
+            && packet.has_destination(),
         as_translated,
     };
     candidate.judge(instance.settings.exclusion())?;
@@ -246,9 +255,18 @@ impl<I: Carried> Seen<'_, I> {
             })
     }
 
-    /// Whether the flow is still about this connection, this route and a neighbour that is in use.
+    /// Whether the flow is still about this connection, this route, a neighbour that is in use, and the same
+    /// IPsec states.
     fn still_describes(&self, flow: &Flow, route: PacketRoute<'_>) -> bool {
-        flow.connection.is(self.connection) && route.is(&flow.route) && !flow.neighbour.is_dead()
+        let secpath = match &flow.secpath {
+            Some(secpath) => secpath.is_that_of(&self.packet),
+            None => !self.packet.has_secpath(),
+        };
+        let is_in_use = |neighbour: &Neighbour| !neighbour.is_dead();
+        flow.connection.is(self.connection)
+            && route.is(&flow.route)
+            && flow.neighbour.as_ref().is_none_or(is_in_use)
+            && secpath
     }
 
     /// Confirms the flow, if the packet is the one that was sent to do that.
@@ -310,7 +328,10 @@ impl<I: Carried> Seen<'_, I> {
             (Protocol::Tcp, None) => return Err(SlowReason::TcpState),
             _ => (Window::default(), 0),
         };
-        let neighbour = route.neighbour().ok_or(SlowReason::NoNeighbour)?;
+        let neighbour = match route.is_transformed() {
+            true => None,
+            false => Some(route.neighbour().ok_or(SlowReason::NoNeighbour)?),
+        };
         let held = route.hold().ok_or(SlowReason::StaleRoute)?;
         let now = time::now();
         let Tuple { addresses, ports } = self.connection.tuple::<I>(self.direction);
@@ -329,6 +350,7 @@ impl<I: Carried> Seen<'_, I> {
             direction: self.direction,
             route: held,
             neighbour,
+            secpath: Secpath::of(&self.packet),
             window,
             validity: old.map_or(Validity::new(now), |old| old.validity.succeeding(now)),
             cpu: percpu::this_cpu(),

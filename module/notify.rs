@@ -17,6 +17,7 @@ use crate::engine::validity::Check;
 use crate::engine::wire::command;
 use crate::engine::wire::flow as attribute;
 use crate::engine::wire::flow_state;
+use crate::engine::wire::transform;
 use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::net::conntrack::Direction;
@@ -100,7 +101,11 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     if let Some(index) = in_index {
         message.u32(attribute::IN_IFINDEX, index)?;
     }
-    message.u32(attribute::OUT_IFINDEX, flow.neighbour.device().index())?;
+    let out_index = match &flow.neighbour {
+        Some(neighbour) => neighbour.device().index(),
+        None => flow.route.device_index(),
+    };
+    message.u32(attribute::OUT_IFINDEX, out_index)?;
     message.u64(attribute::PACKETS, count.packets)?;
     message.u64(attribute::BYTES, count.bytes)?;
     message.u64(attribute::AGE, time::millis(now.since(flow.born)))?;
@@ -111,7 +116,18 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     message.u32(attribute::PRIORITY, stamp.priority)?;
     message.u8(attribute::DSCP_IN, flow.dscp_in.load(Relaxed) >> 2)?;
     message.u8(attribute::DSCP_OUT, flow.dscp_out.load(Relaxed) >> 2)?;
-    message.u32(attribute::MTU, flow.mtu.load(Relaxed))
+    message.u32(attribute::MTU, flow.mtu.load(Relaxed))?;
+    let mut transforms = 0;
+    if flow.secpath.is_some() {
+        transforms |= transform::DECRYPTED;
+    }
+    if flow.neighbour.is_none() {
+        transforms |= transform::ENCRYPTED;
+    }
+    if transforms != 0 {
+        message.u32(attribute::IPSEC, transforms)?;
+    }
+    Ok(())
 }
 
 /// Writes the addresses that packets arrive with, and those that they leave with.

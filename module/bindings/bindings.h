@@ -45,12 +45,15 @@ enum {
 	FT_IP6SKB_FORWARDED = IP6SKB_FORWARDED,
 	FT_IP6SKB_XFRM_TRANSFORMED = IP6SKB_XFRM_TRANSFORMED,
 	FT_IP6SKB_REROUTED = IP6SKB_REROUTED,
+	FT_XFRM_MAX_DEPTH = XFRM_MAX_DEPTH,
+	FT_XFRM_MODE_FLAG_TUNNEL = XFRM_MODE_FLAG_TUNNEL,
+	FT_XFRM_STATE_VALID = XFRM_STATE_VALID,
+	FT_XFRM_DEV_OFFLOAD_PACKET = XFRM_DEV_OFFLOAD_PACKET,
 	FT_HZ = HZ,
 	FT_GENL_MCAST_CAP_NET_ADMIN = GENL_MCAST_CAP_NET_ADMIN,
 };
 
 /* Each shim is the inline function or macro of the same name; its contract is that one's. */
-struct nf_conn_counter *ft_ct_counters(const struct nf_conn *ct, unsigned int dir);
 bool ft_ct_has_helper(const struct nf_conn *ct);
 bool ft_ct_adjusts_sequence(const struct nf_conn *ct);
 u32 ft_ct_tcp_timeout(const struct nf_conn *ct, bool unacknowledged);
@@ -74,6 +77,8 @@ int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len);
 int ft_skb_cow_head_and_data(struct sk_buff *skb, unsigned int headroom, unsigned int writable);
 int ft_pskb_trim_rcsum(struct sk_buff *skb, unsigned int len);
+void ft_skb_ext_get(struct skb_ext *ext);
+int ft_dst_output(struct net *net, struct sk_buff *skb);
 void ft_skb_orphan(struct sk_buff *skb);
 void ft_skb_forward_csum(struct sk_buff *skb);
 void ft_skb_dst_drop(struct sk_buff *skb);

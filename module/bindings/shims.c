@@ -10,13 +10,6 @@
 #include <net/addrconf.h>
 #include <net/netns/generic.h>
 
-struct nf_conn_counter *ft_ct_counters(const struct nf_conn *ct, unsigned int dir)
-{
-	struct nf_conn_acct *acct = nf_conn_acct_find(ct);
-
-	return acct ? &acct->counter[dir] : NULL;
-}
-
 bool ft_ct_has_helper(const struct nf_conn *ct)
 {
 	const struct nf_conn_help *help = nfct_help(ct);
@@ -139,6 +132,16 @@ int ft_skb_cow_head_and_data(struct sk_buff *skb, unsigned int headroom, unsigne
 int ft_pskb_trim_rcsum(struct sk_buff *skb, unsigned int len)
 {
 	return pskb_trim_rcsum(skb, len);
+}
+
+void ft_skb_ext_get(struct skb_ext *ext)
+{
+	refcount_inc(&ext->refcnt);
+}
+
+int ft_dst_output(struct net *net, struct sk_buff *skb)
+{
+	return dst_output(net, NULL, skb);
 }
 
 void ft_skb_orphan(struct sk_buff *skb)

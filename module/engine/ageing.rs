@@ -21,6 +21,8 @@ pub struct Flow {
     pub marked: bool,
     /// For TCP: the connection has left its established state.
     pub closed: bool,
+    /// An IPsec state or policy that it was learned with is no longer in use.
+    pub transform_gone: bool,
 }
 
 /// Durations, in ticks.
@@ -28,6 +30,8 @@ pub struct Flow {
 pub struct Limits {
     /// Without a packet, a flow is dropped after this.
     pub idle: u32,
+    /// Without a packet, a flow that holds what is no longer in use is dropped after this.
+    pub quiet: u32,
     /// A flow whose packets go into the slow path and do not come out is dropped after this.
     pub sample: u32,
 }
@@ -43,6 +47,10 @@ impl Flow {
         }
         if self.closed {
             return Some(GoneReason::Closed);
+        }
+        // Of a busy flow the next packet brings the new one.
+        if self.transform_gone && now.since(self.seen) >= limits.quiet {
+            return Some(GoneReason::Ipsec);
         }
         if now.since(self.seen) >= limits.idle {
             return Some(GoneReason::Idle);
@@ -73,6 +81,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         idle: 3000,
         sample: 300,
+        quiet: 200,
     };
     const NOW: Tick = Tick(1_000_000);
     const ALIVE: Flow = Flow {
@@ -82,7 +91,20 @@ mod tests {
         conntrack_gone: false,
         marked: false,
         closed: false,
+        transform_gone: false,
     };
+
+    #[test]
+    fn a_flow_whose_transform_is_gone_is_dropped_when_no_packet_comes() {
+        let gone = |seen| Flow {
+            seen,
+            transform_gone: true,
+            ..ALIVE
+        };
+        assert_eq!(gone(Tick(NOW.0 - 199)).verdict(NOW, LIMITS), None);
+        let quiet = gone(Tick(NOW.0 - 200));
+        assert_eq!(quiet.verdict(NOW, LIMITS), Some(GoneReason::Ipsec));
+    }
 
     #[test]
     fn a_busy_flow_is_kept() {

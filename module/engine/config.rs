@@ -61,6 +61,15 @@ impl Exclusion {
     }
 }
 
+/// What becomes of connections that IPsec encrypts or has decrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipsec {
+    /// They stay slow.
+    Exclude,
+    /// They become fast like others, through the transforms that the slow path sends them through.
+    Accelerate,
+}
+
 /// The configuration of a namespace. Times are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -76,6 +85,8 @@ pub struct Config {
     pub sample_interval: u32,
     /// Largest number of flows.
     pub table_size: u32,
+    /// What becomes of IPsec.
+    pub ipsec: Ipsec,
 }
 
 /// Why a configuration can't be.
@@ -110,6 +121,7 @@ impl Config {
         udp_timeout: 30_000,
         sample_interval: 1_000,
         table_size: 131_072,
+        ipsec: Ipsec::Exclude,
     };
 
     /// Checks that every value lies within its limits.

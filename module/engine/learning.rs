@@ -10,7 +10,8 @@ use super::reason::SlowReason;
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
 pub struct Candidate {
-    /// The route has a transform or queues for one, or the packet has a secpath.
+    /// The route has a transform or queues for one, or the packet has a secpath; and such packets stay
+    /// slow.
     pub ipsec: bool,
     /// It was reassembled from fragments.
     pub reassembled: bool,
@@ -18,8 +19,8 @@ pub struct Candidate {
     pub options: bool,
     /// Conntrack's view of the connection; `None` if the packet is not tracked.
     pub connection: Option<Connection>,
-    /// The route is a plain unicast one that leads out of this host.
-    pub plain_route: bool,
+    /// The route is a plain unicast one that leads out of this host, or to a transform.
+    pub usable_route: bool,
     /// Its addresses and ports are those that conntrack's entry says it leaves with.
     pub as_translated: bool,
 }
@@ -65,7 +66,7 @@ impl Candidate {
             (connection.helper, SlowReason::Helper),
             (connection.sequence_adjusted, SlowReason::SequenceAdjusted),
             (!connection.tcp_established, SlowReason::TcpState),
-            (!self.plain_route, SlowReason::RouteType),
+            (!self.usable_route, SlowReason::RouteType),
             (!self.as_translated, SlowReason::Mangled),
         ];
         first(&reasons)
@@ -106,7 +107,7 @@ mod tests {
         reassembled: false,
         options: false,
         connection: Some(ESTABLISHED),
-        plain_route: true,
+        usable_route: true,
         as_translated: true,
     };
 
@@ -170,7 +171,7 @@ mod tests {
             ),
             (
                 Candidate {
-                    plain_route: false,
+                    usable_route: false,
                     ..PLAIN
                 },
                 SlowReason::RouteType,

@@ -52,6 +52,7 @@ numbered! {
         UDP_TIMEOUT = "udp-timeout",
         SAMPLE_INTERVAL = "sample-interval",
         TABLE_SIZE = "table-size",
+        IPSEC = "ipsec",
     }
 }
 
@@ -85,6 +86,7 @@ numbered! {
         DSCP_OUT = "dscp-out",
         MTU = "mtu",
         GONE_REASON = "gone-reason",
+        IPSEC = "ipsec",
     }
 }
 
@@ -135,6 +137,28 @@ pub mod flow_state {
     pub const NAMES: &[&str] = &["learning", "fast", "sampling"];
 }
 
+/// What becomes of IPsec, from zero.
+pub mod ipsec_mode {
+    /// `exclude`
+    pub const EXCLUDE: u8 = 0;
+    /// `accelerate`
+    pub const ACCELERATE: u8 = 1;
+
+    /// The names, in order.
+    pub const NAMES: &[&str] = &["exclude", "accelerate"];
+}
+
+/// What IPsec does to the packets of a flow, as bits.
+pub mod transform {
+    /// `decrypted`
+    pub const DECRYPTED: u32 = 1;
+    /// `encrypted`
+    pub const ENCRYPTED: u32 = 2;
+
+    /// The names, from the lowest bit.
+    pub const NAMES: &[&str] = &["decrypted", "encrypted"];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +198,14 @@ mod tests {
         assert_eq!(
             listed("    name: flow-state\n", "        "),
             flow_state::NAMES
+        );
+        assert_eq!(
+            listed("    name: ipsec-mode\n", "        "),
+            ipsec_mode::NAMES
+        );
+        assert_eq!(
+            listed("    name: transform\n", "        "),
+            transform::NAMES
         );
         assert_eq!(command::STATS_GET, 8);
         assert_eq!(config::ENABLED, 1);

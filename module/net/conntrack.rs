@@ -257,11 +257,47 @@ impl Connection {
         unsafe { addr_of_mut!((*self.raw()).timeout).write_volatile(timeout) };
     }
 
-    /// The counters of `direction`, if connections were being counted when it began.
-    pub fn counters(&self, direction: Direction) -> Option<Counters> {
-        // SAFETY: The entry is valid, and confirmed, so that its extensions stay where they are.
-        let counters = unsafe { bindings::ft_ct_counters(self.raw(), direction as u32) };
-        NonNull::new(counters).map(Counters)
+    /// Its extension with counters, if connections were being counted when it began.
+    #[inline(always)]
+    fn counters(&self) -> Option<&bindings::nf_conn_acct> {
+        const ACCOUNTING: usize = bindings::nf_ct_ext_id_NF_CT_EXT_ACCT as usize;
+        // SAFETY: The entry is valid, and confirmed, so that its extensions stay where they are as long as it
+        // does. The extension lies where its offset says; zero says that it is not there.
+        unsafe {
+            let extensions = (*self.raw()).ext;
+            if extensions.is_null() {
+                return None;
+            }
+            match *(*extensions).offset.get(ACCOUNTING)? {
+                0 => None,
+                at => Some(&*extensions.byte_add(at.into()).cast()),
+            }
+        }
+    }
+
+    /// Whether its packets and bytes are counted.
+    pub fn is_counted(&self) -> bool {
+        self.counters().is_some()
+    }
+
+    /// Counts a packet of `bytes` bytes, if it [is counted](Self::is_counted), as `nf_ct_acct_add` does.
+    #[inline(always)]
+    pub fn count(&self, direction: Direction, bytes: u32) {
+        let Some(counter) = self
+            .counters()
+            .and_then(|counters| counters.counter.get(direction as usize))
+        else {
+            return;
+        };
+        // SAFETY: Two 64-bit atomic integers, which are part of the entry.
+        let (packets, total) = unsafe {
+            (
+                AtomicU64::from_ptr(addr_of!(counter.packets).cast_mut().cast()),
+                AtomicU64::from_ptr(addr_of!(counter.bytes).cast_mut().cast()),
+            )
+        };
+        packets.fetch_add(1, Ordering::Relaxed);
+        total.fetch_add(u64::from(bytes), Ordering::Relaxed);
     }
 
     /// Of a TCP connection: whether it is established.
@@ -446,35 +482,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         // SAFETY: By the invariant there is a reference to give back.
         unsafe { bindings::ft_ct_put(self.raw()) };
-    }
-}
-
-/// The packet and byte counters of one direction of a connection. They live as long as the entry does:
-/// who has one also has a [`Held`].
-#[derive(Clone, Copy)]
-pub struct Counters(NonNull<bindings::nf_conn_counter>);
-
-// SAFETY: The counters are changed by atomic operations.
-unsafe impl Send for Counters {}
-// SAFETY: As above.
-unsafe impl Sync for Counters {}
-
-impl Counters {
-    /// Counts a packet of `bytes` bytes, as `nf_ct_acct_add` does.
-    ///
-    /// `_held` shows that the entry is there. It has to be the one that the counters are of.
-    #[inline(always)]
-    pub fn add(self, _held: &Held, bytes: u32) {
-        let counters = self.0.as_ptr();
-        // SAFETY: The entry is held, so its counters are valid: two 64-bit atomic integers.
-        let (packets, total) = unsafe {
-            (
-                AtomicU64::from_ptr(addr_of_mut!((*counters).packets).cast()),
-                AtomicU64::from_ptr(addr_of_mut!((*counters).bytes).cast()),
-            )
-        };
-        packets.fetch_add(1, Ordering::Relaxed);
-        total.fetch_add(u64::from(bytes), Ordering::Relaxed);
     }
 }
 

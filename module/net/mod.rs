@@ -16,6 +16,7 @@ pub mod neighbour;
 pub mod percpu;
 pub mod rcu;
 pub mod route;
+pub mod secpath;
 pub mod skb;
 pub mod slab;
 pub mod table;

@@ -5,6 +5,7 @@
 use core::ptr::addr_of;
 use core::ptr::NonNull;
 
+use super::device::Device;
 use super::namespace::Net;
 use super::neighbour::Neighbour;
 use super::skb::Forwarded;
@@ -14,12 +15,16 @@ use crate::engine::ip::Ip;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 
-/// A held reference to a route: a `struct rtable` of IPv4 or a `struct rt6_info` of IPv6.
+/// A held reference to a route: a `struct rtable` of IPv4 or a `struct rt6_info` of IPv6, or a bundle, a
+/// `struct xfrm_dst` that has IPsec transforms in front of the route of what comes out of them.
 ///
 /// # Invariants
 ///
 /// The pointer is to a valid `dst_entry` that is the first member of one of these, and of which this
 /// holds a reference.
+///
+/// In front of a field of four bytes, it is as small as it looks.
+#[repr(C, packed(4))]
 pub struct Route {
     dst: NonNull<bindings::dst_entry>,
     /// For IPv6: the number of the part of the routing table that it came from, when it was looked up.
@@ -32,15 +37,16 @@ unsafe impl Send for Route {}
 unsafe impl Sync for Route {}
 
 impl Route {
+    #[inline(always)]
     pub(super) fn as_ptr(&self) -> *mut bindings::dst_entry {
-        self.dst.as_ptr()
+        { self.dst }.as_ptr()
     }
 
     /// Whether it has not been given up.
     #[inline(always)]
     fn is_in_use(&self) -> bool {
         // SAFETY: By the invariant. The IP layer reads it without a lock, too.
-        let obsolete = unsafe { addr_of!((*self.dst.as_ptr()).obsolete).read_volatile() };
+        let obsolete = unsafe { addr_of!((*self.as_ptr()).obsolete).read_volatile() };
         obsolete == OBSOLETE_FORCE_CHECK
     }
 }
@@ -116,9 +122,70 @@ impl Route {
     /// Asks the kernel whether it would still take the route: one that expires.
     #[cold]
     fn is_current_by_kernel(&self) -> bool {
-        // SAFETY: By the invariant; packets are forwarded in a read side.
+        self.is_usable()
+    }
+
+    /// Whether the kernel would still take the route, whatever kind it is. Of a bundle it also asks for its
+    /// states and policies (`xfrm_bundle_ok`), and corrects its MTU.
+    pub fn is_usable(&self) -> bool {
+        // SAFETY: By the invariant; in a read side, as everybody who has a flow is.
         unsafe { bindings::ft_dst_is_current(self.as_ptr(), self.cookie) }
     }
+
+    /// The largest packet that the slow path would forward by the route, which has to be one of `family`, in
+    /// bytes.
+    pub fn mtu(&self, family: Family) -> u32 {
+        // SAFETY: By the invariant.
+        unsafe { mtu(self.as_ptr(), family) }
+    }
+
+    /// The device that packets leave by, after all transforms.
+    pub fn device_index(&self) -> u32 {
+        // SAFETY: By the invariant. A route that is given up gets another device, but keeps a valid one.
+        unsafe {
+            let device = addr_of!((*self.as_ptr()).__bindgen_anon_1.dev).read_volatile();
+            (*device.cast::<Device>()).index()
+        }
+    }
+}
+
+/// The largest packet that the slow path would forward by a route, in bytes.
+///
+/// # Safety
+///
+/// The route has to be a valid one of `family`.
+unsafe fn mtu(dst: *const bindings::dst_entry, family: Family) -> u32 {
+    match family {
+        // SAFETY: As required of the caller.
+        Family::V4 => unsafe { bindings::ft_ip_forward_mtu(dst) },
+        // SAFETY: As required of the caller.
+        Family::V6 => unsafe { bindings::ft_ip6_forward_mtu(dst) }.max(bindings::IPV6_MIN_MTU),
+    }
+}
+
+/// Whether two routes lead to the same place, by way of the same IPsec states if by any. For every packet
+/// that it transforms, the slow path makes another bundle (`xfrm_resolve_and_create_bundle`).
+///
+/// # Safety
+///
+/// Both have to be valid.
+unsafe fn are_alike(a: *const bindings::dst_entry, b: *const bindings::dst_entry) -> bool {
+    let (mut a, mut b) = (a, b);
+    for _ in 0..=bindings::FT_XFRM_MAX_DEPTH {
+        if core::ptr::eq(a, b) {
+            return true;
+        }
+        // SAFETY: As required of the caller, and so are those that bundles are made of: a route with a state
+        // is one.
+        unsafe {
+            if (*a).xfrm.is_null() || (*a).xfrm != (*b).xfrm {
+                return false;
+            }
+            a = (*a.cast::<bindings::xfrm_dst>()).child;
+            b = (*b.cast::<bindings::xfrm_dst>()).child;
+        }
+    }
+    false
 }
 
 /// `DST_OBSOLETE_FORCE_CHK`: a route that has not been given up.
@@ -127,7 +194,7 @@ const OBSOLETE_FORCE_CHECK: i16 = -1;
 impl Drop for Route {
     fn drop(&mut self) {
         // SAFETY: By the invariant there is a reference to give back.
-        unsafe { bindings::dst_release(self.dst.as_ptr()) };
+        unsafe { bindings::dst_release(self.as_ptr()) };
     }
 }
 
@@ -187,9 +254,34 @@ impl<'a> PacketRoute<'a> {
             && output.is_some_and(|output| output as usize == usual as usize)
     }
 
-    /// Whether it is the route that is held as `route`.
+    /// Whether it is a bundle that packets can be sent through at once, by this host's own means: not one
+    /// that only queues, nor one whose packets a device encrypts.
+    pub fn is_bundle(self) -> bool {
+        let mut dst = self.dst.as_ptr().cast_const();
+        for depth in 0..=bindings::FT_XFRM_MAX_DEPTH {
+            // SAFETY: The packet holds its route, and a bundle what it is made of; a route with a state is a
+            // bundle.
+            unsafe {
+                let state = (*dst).xfrm;
+                if state.is_null() {
+                    return depth > 0;
+                }
+                let by_device = bindings::FT_XFRM_DEV_OFFLOAD_PACKET;
+                if u32::from((*state).xso.type_()) == by_device {
+                    return false;
+                }
+                dst = (*dst.cast::<bindings::xfrm_dst>()).child;
+            }
+        }
+        false
+    }
+
+    /// Whether it leads where the route does that is held as `route`, which has to be usable if it has
+    /// transforms.
     pub fn is(self, route: &Route) -> bool {
-        self.dst == route.dst
+        // SAFETY: The packet holds its route; the other one is held, too.
+        let alike = || unsafe { are_alike(self.dst.as_ptr(), route.as_ptr()) };
+        core::ptr::eq(self.dst.as_ptr(), route.as_ptr()) || (alike() && route.is_usable())
     }
 
     /// A reference of one's own. `None` if the route is being given up.
@@ -210,13 +302,8 @@ impl<'a> PacketRoute<'a> {
 
     /// The largest packet that the slow path would forward, in bytes.
     pub fn mtu(self) -> u32 {
-        match self.packet.family() {
-            // SAFETY: The packet holds its route, an IPv4 one.
-            Family::V4 => unsafe { bindings::ft_ip_forward_mtu(self.dst.as_ptr()) },
-            // SAFETY: The packet holds its route, an IPv6 one.
-            Family::V6 => unsafe { bindings::ft_ip6_forward_mtu(self.dst.as_ptr()) }
-                .max(bindings::IPV6_MIN_MTU),
-        }
+        // SAFETY: The packet holds its route, one of its version of IP.
+        unsafe { mtu(self.dst.as_ptr(), self.packet.family()) }
     }
 
     /// The next hop of the packet, which is made known to the kernel if it was not. It may be one of the

@@ -4,11 +4,13 @@
 
 use core::mem::ManuallyDrop;
 use core::ptr::addr_of;
+use core::ptr::addr_of_mut;
 use core::ptr::NonNull;
 
 use super::conntrack::Connection;
 use super::conntrack::Direction;
 use super::device::Device;
+use super::namespace::Net;
 use super::neighbour::Header;
 use super::neighbour::Neighbour;
 use super::neighbour::CACHED_HEADER;
@@ -50,6 +52,11 @@ impl Skb {
     #[inline(always)]
     pub(super) fn into_raw(self) -> *mut bindings::sk_buff {
         ManuallyDrop::new(self).0.as_ptr()
+    }
+
+    #[inline(always)]
+    pub(super) fn as_ptr(&self) -> *const bindings::sk_buff {
+        self.0.as_ptr()
     }
 
     #[inline(always)]
@@ -286,6 +293,42 @@ impl Skb {
             }
             _ => self.send_without_header(neighbour),
         }
+    }
+
+    /// Sends it through the IPsec transforms of a bundle, and what comes out of them to where the bundle
+    /// leads, as the IP layer does behind POSTROUTING; `from` is the device that it arrived on. It has to be
+    /// one of the bundle's version of IP.
+    pub fn transform<I: Ip>(
+        mut self,
+        net: Net<'_>,
+        stamp: Stamp,
+        bundle: &Route,
+        from: u32,
+    ) -> Sent {
+        self.become_outgoing::<I>(stamp, bundle);
+        let skb = self.raw_mut();
+        skb.cb = [0; 48];
+        let control = addr_of_mut!(skb.cb);
+        // Behind POSTROUTING, so that `xfrm4_output` and `xfrm6_output` do not go there again.
+        match I::FAMILY {
+            // SAFETY: The control block is the IP layer's now; it is aligned for any of its users.
+            Family::V4 => unsafe {
+                let control = control.cast::<bindings::inet_skb_parm>();
+                (*control).iif = from as i32;
+                (*control).flags =
+                    (bindings::FT_IPSKB_FORWARDED | bindings::FT_IPSKB_REROUTED) as u16;
+            },
+            // SAFETY: As above.
+            Family::V6 => unsafe {
+                let control = control.cast::<bindings::inet6_skb_parm>();
+                (*control).iif = from as i32;
+                (*control).flags =
+                    (bindings::FT_IP6SKB_FORWARDED | bindings::FT_IP6SKB_REROUTED) as u16;
+            },
+        }
+        // SAFETY: A packet with its route, which the caller keeps in this read side.
+        unsafe { bindings::ft_dst_output(net.as_ptr(), self.into_raw()) };
+        Sent(())
     }
 
     /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output`, or those of

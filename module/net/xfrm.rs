@@ -50,6 +50,7 @@ impl<W: Watcher> Watch<W> {
                 // Nor this one, for a policy that a socket sets for itself.
                 compile_policy: Some(Self::compile_policy),
                 notify_policy: Some(Self::policy),
+                migrate: Some(Self::migrate),
                 ..Default::default()
             }),
             GFP_KERNEL,
@@ -135,6 +136,27 @@ impl<W: Watcher> Watch<W> {
         // the next manager.
         unsafe { *error = EINVAL.to_errno() };
         core::ptr::null_mut()
+    }
+
+    /// What the kernel calls when the end of a tunnel has moved to another address, and to have others told.
+    ///
+    /// # Safety
+    ///
+    /// `net` has to be valid.
+    unsafe extern "C" fn migrate(
+        _selector: *const bindings::xfrm_selector,
+        _direction: u8,
+        _kind: u8,
+        _migrations: *const bindings::xfrm_migrate,
+        _count: i32,
+        _address: *const bindings::xfrm_kmaddress,
+        net: *mut bindings::net,
+        _encapsulation: *const bindings::xfrm_encap_tmpl,
+    ) -> i32 {
+        // SAFETY: As required of the caller.
+        unsafe { Self::tell(net) };
+        // Nobody has been told.
+        EINVAL.to_errno()
     }
 
     /// # Safety

@@ -16,7 +16,7 @@ _fasttrack() {
 	local options='-a --handle -c --check -f --file -j --json -n --numeric -N --netns
 		-h --help -V --version'
 	local verbs='enable disable set list flush delete monitor'
-	local keys='mark tcp-timeout udp-timeout sample-interval table-size'
+	local keys='mark tcp-timeout udp-timeout sample-interval table-size ipsec'
 	local conditions='tcp udp protocol ip ip6 original reply saddr daddr sport dport
 		iifname oifname iif oif state mark id'
 	local words=() index word value=''
@@ -71,6 +71,7 @@ _fasttrack() {
 		set)
 			# Keys and values take turns.
 			((${#words[@]} % 2)) && choices=$keys
+			[[ $last == ipsec ]] && choices='exclude accelerate'
 			;;
 		list)
 			case ${words[1]-} in

@@ -8,6 +8,9 @@
 //! * to switch on, first the rules, then the module;
 //! * to switch off, first the module, then the rules;
 //! * to change the mark while on, off, rules, on: for a moment everything takes the slow path.
+//!
+//! Of IPsec the module decides itself, whatever is marked: to accelerate it, first the rules stop
+//! marking, to exclude it, first the module gives up its flows.
 
 use std::fmt;
 
@@ -18,6 +21,7 @@ use crate::mark::Mark;
 use crate::nft;
 use crate::nl;
 use crate::session::Session;
+use crate::wire::IpsecMode;
 
 /// Which part failed, and whether all is as it was.
 #[derive(Debug)]
@@ -75,27 +79,29 @@ pub fn enable(session: &mut Session<'_>, change: Change) -> Result<(), Error> {
     let before = session.client()?.config()?;
     let mark = change.mark.unwrap_or_else(|| mark_to_keep(&before));
 
+    let ipsec = change.ipsec.unwrap_or(before.ipsec);
+
     let pause = before.enabled && before.mark != mark;
     if pause {
         session.client()?.set_config(&Change::switch(false))?;
     }
     // A transaction that fails has changed nothing: there is something to take back only if the
     // module was switched off above.
-    if let Err(error) = install(session, mark) {
+    if let Err(error) = install(session, mark, ipsec) {
         return Err(if pause { take_back(session, &before, error) } else { error });
     }
     let change = Change { enabled: Some(true), mark: Some(mark), ..change };
     if let Err(error) = session.client()?.set_config(&change) {
-        // If it was on with this mark, it still is, and now has its rules for sure.
-        let still_on = before.enabled && !pause;
+        // If it was on with this mark and these rules, it still is, and now has its rules for sure.
+        let still_on = before.enabled && !pause && before.ipsec == ipsec;
         let error = error.into();
         return Err(if still_on { error } else { take_back(session, &before, error) });
     }
     Ok(())
 }
 
-fn install(session: &mut Session<'_>, mark: Mark) -> Result<(), Error> {
-    Ok(session.nft()?.install(mark)?)
+fn install(session: &mut Session<'_>, mark: Mark, ipsec: IpsecMode) -> Result<(), Error> {
+    Ok(session.nft()?.install(mark, ipsec)?)
 }
 
 fn mark_to_keep(config: &Config) -> Mark {
@@ -107,8 +113,12 @@ fn mark_to_keep(config: &Config) -> Mark {
 /// Goes back to what was before. What was off has no rules, what was on has those for its mark.
 fn take_back(session: &mut Session<'_>, before: &Config, cause: Error) -> Error {
     let result = if before.enabled {
-        install(session, before.mark).and_then(|()| {
-            let change = Change { mark: Some(before.mark), ..Change::switch(true) };
+        install(session, before.mark, before.ipsec).and_then(|()| {
+            let change = Change {
+                mark: Some(before.mark),
+                ipsec: Some(before.ipsec),
+                ..Change::switch(true)
+            };
             Ok(session.client()?.set_config(&change)?)
         })
     } else {
@@ -128,12 +138,28 @@ pub fn disable(session: &mut Session<'_>) -> Result<(), Error> {
     Ok(session.nft()?.remove()?)
 }
 
-/// Applies a change of the configuration. A new mark brings its rules with it while the fast path is
-/// on.
+/// Applies a change of the configuration. A new mark, and another choice about IPsec, bring their rules
+/// with them while the fast path is on.
 pub fn set(session: &mut Session<'_>, change: Change) -> Result<(), Error> {
     let client = session.client()?;
-    if change.mark.is_some() && client.config()?.enabled {
+    if change.mark.is_none() && change.ipsec.is_none() {
+        return Ok(client.set_config(&change)?);
+    }
+    let before = client.config()?;
+    if !before.enabled {
+        return Ok(client.set_config(&change)?);
+    }
+    let excludes = before.ipsec != IpsecMode::EXCLUDE && change.ipsec == Some(IpsecMode::EXCLUDE);
+    if !excludes {
         return enable(session, change);
     }
-    Ok(client.set_config(&change)?)
+    let only = |ipsec| Change { ipsec: Some(ipsec), ..Change::default() };
+    client.set_config(&only(IpsecMode::EXCLUDE))?;
+    enable(session, change).map_err(|cause| {
+        let restored = session.client().and_then(|client| client.set_config(&only(before.ipsec)));
+        match restored {
+            Ok(()) => cause,
+            Err(error) => Error::Torn { cause: Box::new(cause), rollback: Box::new(error.into()) },
+        }
+    })
 }

@@ -58,6 +58,7 @@ attributes! {
         UDP_TIMEOUT = 5 "udp-timeout",
         SAMPLE_INTERVAL = 6 "sample-interval",
         TABLE_SIZE = 7 "table-size",
+        IPSEC = 8 "ipsec",
     }
 }
 
@@ -91,6 +92,7 @@ attributes! {
         DSCP_OUT = 25 "dscp-out",
         MTU = 26 "mtu",
         GONE_REASON = 27 "gone-reason",
+        IPSEC = 28 "ipsec",
     }
 }
 
@@ -220,6 +222,22 @@ enumeration! {
 }
 
 enumeration! {
+    /// What becomes of connections that IPsec encrypts or has decrypted.
+    IpsecMode "ipsec-mode" {
+        EXCLUDE = 0 "exclude" "They stay slow.",
+        ACCELERATE = 1 "accelerate" "They become fast like others, through the states and under the policies that the slow path finds for them.",
+    }
+}
+
+enumeration! {
+    /// What IPsec does to the packets of a flow: positions of bits.
+    Transform "transform" {
+        DECRYPTED = 0 "decrypted" "They have been decrypted when they arrive.",
+        ENCRYPTED = 1 "encrypted" "They are encrypted before they leave.",
+    }
+}
+
+enumeration! {
     /// Why a packet that could have been fast took the slow path.
     SlowReason "slow-reason" {
         LEARNING = 0 "learning" "The flow is not known yet, or not confirmed yet.",
@@ -232,8 +250,8 @@ enumeration! {
         TCP_STATE = 7 "tcp-state" "The TCP connection is not in its established state.",
         TCP_FLAGS = 8 "tcp-flags" "A SYN, FIN or RST, or a segment outside of the window, which conntrack has to see.",
         MARKED = 9 "marked" "The connection carries the excluded conntrack mark.",
-        IPSEC = 10 "ipsec" "The route has an IPsec transform, or the packet was decrypted.",
-        SECPATH_MISMATCH = 11 "secpath-mismatch" "The packet was decrypted and the flow was learned in clear, or the other way round.",
+        IPSEC = 10 "ipsec" "The route has an IPsec transform, or the packet was decrypted; and IPsec is excluded, or this kind of it can't be fast.",
+        SECPATH_MISMATCH = 11 "secpath-mismatch" "The packet was decrypted and the flow was learned in clear, or the other way round; or it was decrypted by other IPsec states.",
         FRAGMENT = 12 "fragment" "An IP fragment.",
         IP_OPTIONS = 13 "ip-options" "The IP header has options, or extension headers behind it.",
         TTL = 14 "ttl" "The time to live ends at this router.",
@@ -261,7 +279,7 @@ enumeration! {
         CLOSED = 1 "closed" "The TCP connection left its established state.",
         CONNTRACK = 2 "conntrack" "The conntrack entry was deleted or has expired.",
         MARKED = 3 "marked" "The connection got the excluded conntrack mark.",
-        IPSEC = 4 "ipsec" "The flow now needs, or came through, an IPsec transform.",
+        IPSEC = 4 "ipsec" "The flow now needs, or came through, an IPsec transform, or its own is gone.",
         REPLACED = 5 "replaced" "Route, neighbour or conntrack entry changed; a new memo was made.",
         SAMPLE_LOST = 6 "sample-lost" "Packets went into the slow path and did not come out.",
         DEVICE = 7 "device" "A device of the flow went down or away.",
@@ -334,7 +352,7 @@ mod tests {
                 let name = text(attribute, "name");
                 let order = attribute["byte-order"].as_str().unwrap_or("host");
                 let expected = match (text(set, "name"), name) {
-                    ("config", "enabled") => ("u8", "host"),
+                    ("config", "enabled" | "ipsec") => ("u8", "host"),
                     ("config", _) => ("u32", "host"),
                     ("flow", "id" | "packets" | "bytes" | "age" | "idle") => ("u64", "host"),
                     ("flow", "family" | "protocol" | "reply" | "dscp-in" | "dscp-out") => {
@@ -372,13 +390,16 @@ mod tests {
         let specification = specification();
         let enumerations = [
             (FlowState::SPEC, FlowState::ALL),
+            (IpsecMode::SPEC, IpsecMode::ALL),
+            (Transform::SPEC, Transform::ALL),
             (SlowReason::SPEC, SlowReason::ALL),
             (GoneReason::SPEC, GoneReason::ALL),
         ];
         let definitions = list(&specification["definitions"]);
         assert_eq!(definitions.len(), enumerations.len());
         for (definition, (name, entries)) in definitions.iter().zip(enumerations) {
-            assert_eq!((text(definition, "name"), text(definition, "type")), (name, "enum"));
+            let kind = if name == Transform::SPEC { "flags" } else { "enum" };
+            assert_eq!((text(definition, "name"), text(definition, "type")), (name, kind));
             let specified = list(&definition["entries"]);
             assert_eq!(specified.len(), entries.len(), "{name}");
             for ((value, specified), entry) in (0..).zip(specified).zip(entries) {

@@ -28,6 +28,7 @@ use std::path::Path;
 use fasttrack_tool::nft::table;
 use fasttrack_tool::nl::Messages;
 use fasttrack_tool::wire;
+use fasttrack_tool::wire::IpsecMode;
 use fasttrack_tool::wire::command;
 use support::Simulation;
 use support::World;
@@ -36,7 +37,7 @@ use support::flows;
 use support::genl;
 use support::tool;
 
-const ENABLED: support::Config = [1, 0x0800_0000, 0x0800_0000, 30_000, 10_000, 1000, 65536];
+const ENABLED: support::Config = [1, 0x0800_0000, 0x0800_0000, 30_000, 10_000, 1000, 65536, 0];
 
 fn world(name: &str) -> World {
     let default = World::default();
@@ -106,7 +107,11 @@ fn play(script: &str) -> String {
             simulation = Simulation::new(world(name));
         } else if let Some(mark) = line.strip_prefix("% ") {
             let _ = writeln!(out, "{line}");
-            let batch = table::replacement(mark.parse().unwrap()).unwrap();
+            let (mark, ipsec) = match mark.strip_suffix(" accelerate") {
+                Some(mark) => (mark, IpsecMode::ACCELERATE),
+                None => (mark, IpsecMode::EXCLUDE),
+            };
+            let batch = table::replacement(mark.parse().unwrap(), ipsec).unwrap();
             let bytes: Vec<u8> = batch.iter().collect::<Vec<_>>().concat();
             let mut text = String::new();
             dump(&mut text, &bytes);

@@ -28,6 +28,7 @@ use fasttrack_tool::nl::Socket;
 use fasttrack_tool::nl::Transport;
 use fasttrack_tool::nl::Wait;
 use fasttrack_tool::nl::sys;
+use fasttrack_tool::wire::IpsecMode;
 use nftnl::Batch;
 use nftnl::Chain;
 use nftnl::MsgType;
@@ -367,9 +368,11 @@ fn a_refused_transaction_changes_nothing_and_says_where() {
 #[test]
 fn reading_back_gives_what_was_sent() {
     with_nf_tables("reading_back_gives_what_was_sent", |system| {
-        for mark in MARKS {
+        let modes = [IpsecMode::EXCLUDE, IpsecMode::ACCELERATE];
+        for (mark, ipsec) in MARKS.into_iter().flat_map(|mark| modes.map(|ipsec| (mark, ipsec))) {
             succeed(system, &["enable", "--mark", mark]);
-            let batch = table::replacement(mark.parse::<Mark>().unwrap()).unwrap();
+            succeed(system, &["set", "ipsec", &ipsec.to_string()]);
+            let batch = table::replacement(mark.parse::<Mark>().unwrap(), ipsec).unwrap();
             let sent = fasttrack_tool::nft::ruleset::Table::from_batch(
                 &batch.iter().collect::<Vec<_>>().concat(),
             )

@@ -6,7 +6,9 @@ use crate::mark::Mark;
 use crate::nl::Attributes;
 use crate::nl::Malformed;
 use crate::nl::Request;
+use crate::wire::IpsecMode;
 use crate::wire::config::ENABLED;
+use crate::wire::config::IPSEC;
 use crate::wire::config::MARK_MASK;
 use crate::wire::config::MARK_VALUE;
 use crate::wire::config::SAMPLE_INTERVAL;
@@ -29,6 +31,8 @@ pub struct Config {
     pub sample_interval: u32,
     /// Largest number of flows.
     pub table_size: u32,
+    /// What becomes of connections that IPsec encrypts or has decrypted.
+    pub ipsec: IpsecMode,
 }
 
 /// What is to change; the rest stays as it is.
@@ -46,11 +50,15 @@ pub struct Change {
     pub sample_interval: Option<u32>,
     /// See [`Config::table_size`].
     pub table_size: Option<u32>,
+    /// See [`Config::ipsec`].
+    pub ipsec: Option<IpsecMode>,
 }
 
 impl Config {
     pub(super) fn read(attributes: Attributes<'_>) -> Result<Self, Malformed> {
         let (mut enabled, mut value, mut mask) = (None, None, None);
+        // A module that does not know the word excludes.
+        let mut ipsec = IpsecMode::EXCLUDE;
         let (mut tcp, mut udp, mut sample, mut size) = (None, None, None, None);
         for attribute in attributes {
             let attribute = attribute?;
@@ -62,6 +70,7 @@ impl Config {
                 UDP_TIMEOUT => udp = Some(attribute.u32()?),
                 SAMPLE_INTERVAL => sample = Some(attribute.u32()?),
                 TABLE_SIZE => size = Some(attribute.u32()?),
+                IPSEC => ipsec = IpsecMode(attribute.u8()?.into()),
                 _ => {}
             }
         }
@@ -76,6 +85,7 @@ impl Config {
             udp_timeout: udp.ok_or_else(missing(UDP_TIMEOUT))?,
             sample_interval: sample.ok_or_else(missing(SAMPLE_INTERVAL))?,
             table_size: size.ok_or_else(missing(TABLE_SIZE))?,
+            ipsec,
         })
     }
 }
@@ -104,6 +114,9 @@ impl Change {
                 request = request.u32(attribute, value);
             }
         }
+        if let Some(IpsecMode(mode)) = self.ipsec {
+            request = request.u8(IPSEC, mode.try_into().unwrap_or(u8::MAX));
+        }
         request
     }
 }
@@ -118,6 +131,7 @@ impl From<Config> for Change {
             udp_timeout: Some(config.udp_timeout),
             sample_interval: Some(config.sample_interval),
             table_size: Some(config.table_size),
+            ipsec: Some(config.ipsec),
         }
     }
 }

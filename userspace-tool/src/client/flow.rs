@@ -75,6 +75,8 @@ pub struct Flow {
     pub dscp_out: Option<u8>,
     /// Largest packet.
     pub mtu: Option<u32>,
+    /// What IPsec does to its packets: bits whose positions are [`Transform`](crate::wire::Transform)s.
+    pub ipsec: u32,
     /// Why it was dropped.
     pub gone_reason: Option<GoneReason>,
 }
@@ -122,6 +124,7 @@ impl Flow {
                 attr::DSCP_IN => flow.dscp_in = Some(a.u8()?),
                 attr::DSCP_OUT => flow.dscp_out = Some(a.u8()?),
                 attr::MTU => flow.mtu = Some(a.u32()?),
+                attr::IPSEC => flow.ipsec = a.u32()?,
                 attr::GONE_REASON => flow.gone_reason = Some(GoneReason(a.u32()?)),
                 _ => {}
             }

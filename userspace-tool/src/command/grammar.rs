@@ -36,7 +36,9 @@ use super::suggest;
 use crate::duration;
 use crate::mark::Mark;
 use crate::mark::parse_u32;
+use crate::wire::Entry;
 use crate::wire::FlowState;
+use crate::wire::IpsecMode;
 use crate::wire::config;
 
 /// The words that commands start with.
@@ -44,7 +46,8 @@ pub const VERBS: &[&str] = &["enable", "disable", "set", "list", "flush", "delet
 /// What can be listed.
 pub const LISTS: &[&str] = &["flows", "config", "stats", "ruleset"];
 /// What can be set.
-pub const KEYS: &[&str] = &["mark", "tcp-timeout", "udp-timeout", "sample-interval", "table-size"];
+pub const KEYS: &[&str] =
+    &["mark", "tcp-timeout", "udp-timeout", "sample-interval", "table-size", "ipsec"];
 /// The words that conditions start with.
 pub const CONDITIONS: &[&str] = &[
     "tcp", "udp", "protocol", "ip", "ip6", "original", "reply", "saddr", "daddr", "sport", "dport",
@@ -274,6 +277,12 @@ impl<'a> Parser<'a> {
                     places.push((config::TABLE_SIZE, size.span));
                     continue;
                 }
+                "ipsec" => {
+                    let place = self.place();
+                    change.ipsec = Some(self.ipsec()?);
+                    places.push((config::IPSEC, place));
+                    continue;
+                }
                 "tcp-timeout" => (config::TCP_TIMEOUT, &mut change.tcp_timeout),
                 "udp-timeout" => (config::UDP_TIMEOUT, &mut change.udp_timeout),
                 _ => (config::SAMPLE_INTERVAL, &mut change.sample_interval),
@@ -367,14 +376,23 @@ impl<'a> Parser<'a> {
     }
 
     fn state(&mut self) -> Result<FlowState> {
-        let names: Vec<&str> = FlowState::ALL.iter().map(|entry| entry.name).collect();
+        self.value_of(FlowState::ALL, FlowState::from_name)
+    }
+
+    fn ipsec(&mut self) -> Result<IpsecMode> {
+        self.value_of(IpsecMode::ALL, IpsecMode::from_name)
+    }
+
+    /// A value of an enumeration, by its name.
+    fn value_of<T>(&mut self, all: &[Entry], from_name: fn(&str) -> Option<T>) -> Result<T> {
+        let names: Vec<&str> = all.iter().map(|entry| entry.name).collect();
         let expecting = alternatives(&names);
         let Some(Token::Word(word)) = self.peek() else { return Err(self.unexpected(&expecting)) };
-        let Some(state) = FlowState::from_name(word) else {
+        let Some(value) = from_name(word) else {
             return Err(self.unexpected(&expecting).did_you_mean(suggest::closest(word, &names)));
         };
         self.at += 1;
-        Ok(state)
+        Ok(value)
     }
 
     fn device(&mut self) -> Result<Pattern> {
@@ -422,6 +440,8 @@ mod tests {
             "enable",
             "enable --mark 0x00000001/0x00000003",
             "disable",
+            "set ipsec accelerate",
+            "set tcp-timeout 1s ipsec exclude",
             "set mark 0x00000001/0x00000003 tcp-timeout 30s udp-timeout 500ms table-size 10",
             "list flows",
             "list flows tcp saddr 10.0.0.0/8 sport 1-2 iifname \"lan 0\" state fast mark 0x00000001",
@@ -483,6 +503,8 @@ mod tests {
             ("set tcp-timeout 30", "30"),
             ("set tcp-timeout 50d", "50d"),
             ("set table-size many", "many"),
+            ("set ipsec", ""),
+            ("set ipsec acelerate", "acelerate"),
             ("set table-size 1 table-size 2", "table-size"),
             ("set mark 3/1", "3"),
             ("enable --mark=0x3/0x1", "0x3"),

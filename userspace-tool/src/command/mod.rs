@@ -105,7 +105,7 @@ impl Settings {
 
     /// Adds what a later command sets.
     pub fn extend(&mut self, later: Self) {
-        let Change { enabled, mark, tcp_timeout, udp_timeout, sample_interval, table_size } =
+        let Change { enabled, mark, tcp_timeout, udp_timeout, sample_interval, table_size, ipsec } =
             later.change;
         let change = &mut self.change;
         change.enabled = enabled.or(change.enabled);
@@ -114,6 +114,7 @@ impl Settings {
         change.udp_timeout = udp_timeout.or(change.udp_timeout);
         change.sample_interval = sample_interval.or(change.sample_interval);
         change.table_size = table_size.or(change.table_size);
+        change.ipsec = ipsec.or(change.ipsec);
         self.places.extend(later.places);
     }
 }
@@ -127,6 +128,7 @@ pub fn pairs(change: &Change) -> Vec<(&'static str, String)> {
         ("udp-timeout", change.udp_timeout.map(time)),
         ("sample-interval", change.sample_interval.map(time)),
         ("table-size", change.table_size.map(|size| size.to_string())),
+        ("ipsec", change.ipsec.map(|mode| mode.to_string())),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((key, value?)))

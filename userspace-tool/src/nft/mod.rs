@@ -25,6 +25,7 @@ pub use error::Error;
 use crate::mark::Mark;
 use crate::nl;
 use crate::nl::Connection;
+use crate::wire::IpsecMode;
 use batch::Outcome;
 use ruleset::Table;
 
@@ -72,8 +73,8 @@ impl Nft {
     }
 
     /// Puts the table in place, instead of one that is there, in one transaction.
-    pub fn install(&mut self, mark: Mark) -> Result<(), Error> {
-        let batch = table::replacement(mark)?;
+    pub fn install(&mut self, mark: Mark, ipsec: IpsecMode) -> Result<(), Error> {
+        let batch = table::replacement(mark, ipsec)?;
         let wanted = Table::from_batch(&batch.iter().collect::<Vec<_>>().concat())?;
         self.commit(&batch, |found| found.is_some_and(|found| found.same_rules(&wanted)))
     }

@@ -38,6 +38,9 @@
 //! would not do: it ends this chain only, and the next nat chain binds the connection. Source NAT to
 //! the address that it has anyway takes the binding, and the later chains are skipped.
 //!
+//! **If IPsec is accelerated** connections are only recognised: the same chains count, and mark nothing.
+//! What stays off the fast path is then the administrator's choice alone.
+//!
 //! All this is about policies. Traffic through an xfrm or vti device is encrypted behind that device
 //! and shows no transform in front of it, so that outbound nothing matches; decrypted, it has a
 //! secpath like any other. So says the kernel's source; it was not tried.
@@ -64,6 +67,7 @@ use super::Error;
 use super::expr::RouteIpsec;
 use super::expr::Secpath;
 use crate::mark::Mark;
+use crate::wire::IpsecMode;
 
 /// The table's name for libnftnl; the same as [`super::TABLE`].
 pub const NAME: &CStr = c"fasttrack";
@@ -93,9 +97,18 @@ pub fn removal() -> FinalizedBatch {
 
 /// A transaction that leaves the table as described above, whatever was there under its name.
 ///
-/// An empty mask means that no mark excludes a connection: then only the bypass remains.
+/// An empty mask means that no mark excludes a connection: then only the bypass remains, unless
+/// connections are only recognised.
 // One function, since a rule borrows its chain and a chain its table. The batch holds copies.
-pub fn replacement(mark: Mark) -> Result<FinalizedBatch, Error> {
+pub fn replacement(mark: Mark, ipsec: IpsecMode) -> Result<FinalizedBatch, Error> {
+    let accelerated = ipsec == IpsecMode::ACCELERATE;
+    let recognise = |rule: &mut Rule<'_>| {
+        if accelerated {
+            rule.add_expr(&nft_expr!(counter));
+        } else {
+            add_marking(rule, mark);
+        }
+    };
     let secpath = Secpath::new()?;
     let route = RouteIpsec::new()?;
     let mut batch = Batch::new();
@@ -105,11 +118,11 @@ pub fn replacement(mark: Mark) -> Result<FinalizedBatch, Error> {
     batch.add(&table, MsgType::Del);
     batch.add(&table, MsgType::Add);
 
-    if mark.mask != 0 {
+    if accelerated || mark.mask != 0 {
         let chain = add_chain(
             &mut batch,
             &table,
-            c"mark_decrypted",
+            if accelerated { c"seen_decrypted" } else { c"mark_decrypted" },
             ChainType::Filter,
             Hook::PreRouting,
             MANGLE,
@@ -117,28 +130,32 @@ pub fn replacement(mark: Mark) -> Result<FinalizedBatch, Error> {
         let mut rule = Rule::new(&chain);
         rule.add_expr(&secpath);
         rule.add_expr(&nft_expr!(cmp == 1u8));
-        add_marking(&mut rule, mark);
-        finish(&mut batch, rule, c"keep connections that IPsec decrypts off the fast path");
+        recognise(&mut rule);
+        let comment = if accelerated {
+            c"what IPsec has decrypted and is not fast"
+        } else {
+            c"keep connections that IPsec decrypts off the fast path"
+        };
+        finish(&mut batch, rule, comment);
 
-        for (name, hook, priority, comment) in [
-            (
-                c"mark_forward",
-                Hook::Forward,
-                MANGLE,
-                c"keep connections that IPsec will encrypt off the fast path",
-            ),
-            (
-                c"mark_encrypted",
-                Hook::PostRouting,
-                AFTER_SOURCE_NAT,
-                c"likewise, where source NAT made IPsec apply",
-            ),
-        ] {
+        let outbound = if accelerated {
+            [
+                (c"seen_forward", c"what IPsec will encrypt and is not fast"),
+                (c"seen_encrypted", c"likewise, where source NAT made IPsec apply"),
+            ]
+        } else {
+            [
+                (c"mark_forward", c"keep connections that IPsec will encrypt off the fast path"),
+                (c"mark_encrypted", c"likewise, where source NAT made IPsec apply"),
+            ]
+        };
+        let hooks = [(Hook::Forward, MANGLE), (Hook::PostRouting, AFTER_SOURCE_NAT)];
+        for ((name, comment), (hook, priority)) in outbound.into_iter().zip(hooks) {
             let chain = add_chain(&mut batch, &table, name, ChainType::Filter, hook, priority);
             let mut rule = Rule::new(&chain);
             rule.add_expr(&route);
             rule.add_expr(&nft_expr!(cmp == 1u8));
-            add_marking(&mut rule, mark);
+            recognise(&mut rule);
             finish(&mut batch, rule, comment);
         }
     }
@@ -233,6 +250,6 @@ mod tests {
     #[test]
     fn one_page_holds_it() {
         // Not relied on, since all pages go out together; but it should stay this small.
-        assert_eq!(replacement(Mark::DEFAULT).unwrap().iter().count(), 1);
+        assert_eq!(replacement(Mark::DEFAULT, IpsecMode::EXCLUDE).unwrap().iter().count(), 1);
     }
 }

@@ -19,6 +19,7 @@ use crate::client::Flow;
 use crate::client::Side;
 use crate::duration;
 use crate::wire::Entry;
+use crate::wire::Transform;
 
 fn protocol_name(protocol: u8) -> Option<&'static str> {
     match protocol {
@@ -63,6 +64,7 @@ pub fn flow_text(flow: &Flow, input: Option<&str>, output: Option<&str>, style: 
         ("state", flow.state.map(|state| state.to_string())),
         ("idle", flow.idle.map(time)),
         ("mark", flow.conntrack_mark.map(mark)),
+        ("ipsec", Some(transforms(flow).join(",")).filter(|names| !names.is_empty())),
         ("reason", flow.gone_reason.map(|reason| reason.to_string())),
     ] {
         words.extend(value.map(|value| format!("{name} {value}")));
@@ -82,6 +84,15 @@ pub fn flow_text(flow: &Flow, input: Option<&str>, output: Option<&str>, style: 
         }
     }
     words.join(" ")
+}
+
+/// What IPsec does to a flow's packets, by name.
+fn transforms(flow: &Flow) -> Vec<&'static str> {
+    Transform::ALL
+        .iter()
+        .filter(|entry| (flow.ipsec >> entry.value) & 1 != 0)
+        .map(|entry| entry.name)
+        .collect()
 }
 
 type End = (Option<IpAddr>, Option<u16>);
@@ -115,6 +126,9 @@ pub fn flow_json(flow: &Flow, input: Option<&str>, output: Option<&str>) -> Json
     };
     let protocol =
         flow.protocol.map(|number| protocol_name(number).map_or(number.into(), Json::from));
+    let ipsec = Some(transforms(flow))
+        .filter(|names| !names.is_empty())
+        .map(|names| Json::Array(names.into_iter().map(Json::from).collect()));
     let mut fields = vec![
         ("id", Some(flow.id.into())),
         ("state", flow.state.map(|state| known_name(state.entry(), state.0))),
@@ -140,6 +154,7 @@ pub fn flow_json(flow: &Flow, input: Option<&str>, output: Option<&str>) -> Json
         ("dscp_in", flow.dscp_in.map(Json::from)),
         ("dscp_out", flow.dscp_out.map(Json::from)),
         ("mtu", flow.mtu.map(Json::from)),
+        ("ipsec", ipsec),
         ("gone_reason", flow.gone_reason.map(|reason| known_name(reason.entry(), reason.0))),
     ]);
     Json::object([("flow", Json::sparse(fields))])

@@ -232,7 +232,7 @@ pub fn flows() -> Vec<Flow> {
 }
 
 /// The configuration, as numbers by attribute.
-pub type Config = [u32; 7];
+pub type Config = [u32; 8];
 
 /// What the simulated kernel holds.
 pub struct World {
@@ -271,7 +271,7 @@ impl Default for World {
             privileged: true,
             has_nf_tables: true,
             has_netlink: true,
-            config: [0, 0, 0, 30_000, 10_000, 1000, 65536],
+            config: [0, 0, 0, 30_000, 10_000, 1000, 65536, 0],
             flows: Vec::new(),
             interruptions: 0,
             table: None,
@@ -328,9 +328,10 @@ impl World {
 
     fn encode_config(&self, request: Request) -> Request {
         let request = request.u8(wire::config::ENABLED, self.config[0] as u8);
-        (2..=7).fold(request, |request, attribute| {
+        let request = (2..=7).fold(request, |request, attribute| {
             request.u32(attribute, self.config[usize::from(attribute) - 1])
-        })
+        });
+        request.u8(wire::config::IPSEC, self.config[7] as u8)
     }
 
     fn generic(&mut self, bytes: &[u8]) -> Vec<Answer> {
@@ -382,7 +383,7 @@ impl World {
         for attribute in attributes {
             let attribute = attribute.unwrap();
             let value = match attribute.kind {
-                wire::config::ENABLED => u32::from(attribute.u8().unwrap()),
+                wire::config::ENABLED | wire::config::IPSEC => u32::from(attribute.u8().unwrap()),
                 _ => attribute.u32().unwrap(),
             };
             if attribute.kind == wire::config::TABLE_SIZE && !(64..=1 << 24).contains(&value) {

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0
+"""IPsec flows on the fast path, on request: encrypted on the way out, and let in only as decrypted."""
+
+import re
+import time
+
+import pytest
+from scapy.layers.inet import IP
+
+from lab.kernel import load, unload
+from lab.traffic import Datagrams, Stream, Wire
+from test_ipsec import ESP, MASQUERADE, BYPASS, inner, twins_are_dropped, xfrm_stat
+
+
+@pytest.fixture
+def wan(tunnel):
+    """Everything that passes the WAN."""
+    tunnel.wan.run("ethtool", "-K", "porta", "gro", "off", check=False)
+    wire = Wire(tunnel.wan, "porta")
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def datagrams(tunnel):
+    conversation = Datagrams(tunnel.lan_a, tunnel.lan_b, tunnel.LAN_B)
+    yield conversation
+    conversation.close()
+
+
+def accelerate(tunnel, **more):
+    tunnel.control.enable(ipsec="accelerate", **more)
+
+
+def becomes_fast(tunnel, conversation):
+    """Both directions are fast, after a while."""
+    conversation.warm_up()
+    before = tunnel.control.stats()
+    conversation.exchange(20)
+    after = tunnel.control.stats() - before
+    assert min(after.packets) >= 18, (after.packets, after.reasons())
+
+
+def is_encrypted(tunnel, conversation, wan):
+    """What passes the WAN from now on is ESP, one packet for each message."""
+    wan.frames(0.1)
+    conversation.exchange(20)
+    packets = wan.packets()
+    assert sum(packet[IP].proto == ESP for packet in packets) == 40
+    assert not [packet for packet in packets if packet[IP].src == tunnel.LAN_A]
+
+
+def test_both_directions_are_fast_and_encrypted(tunnel, datagrams, wan):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    is_encrypted(tunnel, datagrams, wan)
+    flows = {flow["reply"]: flow for flow in tunnel.control.flows()}
+    assert {reply: flow["ipsec"] for reply, flow in flows.items()} == {0: {"encrypted"}, 1: {"decrypted"}}
+
+
+def test_a_stream_through_the_tunnel(tunnel, wan):
+    accelerate(tunnel)
+    stream = Stream(tunnel.lan_a, tunnel.lan_b, tunnel.LAN_B)
+    stream.warm_up()
+    before = tunnel.control.stats()
+    stream.send(b"z" * 400_000)
+    stream.send(b"z" * 400_000, back=True)
+    after = tunnel.control.stats() - before
+    assert min(after.packets) >= 50, after.reasons()
+    assert not inner(wan, tunnel)
+    stream.close()
+
+
+def test_the_clear_text_twin_is_dropped(tunnel, datagrams):
+    accelerate(tunnel)
+    datagrams.warm_up()
+    datagrams.exchange(20)
+    before = tunnel.control.stats()
+    twins_are_dropped(tunnel, datagrams)
+    after = tunnel.control.stats() - before
+    assert after.slow["secpath-mismatch"] == 10
+    datagrams.exchange(5)
+
+
+def test_what_another_state_has_decrypted_is_dropped(tunnel, datagrams):
+    """One of the same peer, which the policy for the LANs does not name: it has another reqid."""
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    for gateway in (tunnel.a, tunnel.b):
+        gateway.ip("xfrm", "state", "add", "src", tunnel.B, "dst", tunnel.A, "proto", "esp", "spi", "0x999",
+                   "reqid", 99, "mode", "tunnel", "aead", "rfc4106(gcm(aes))", tunnel.KEY, 128)
+    # Gateway B sends what it sends to the LAN through it.
+    tunnel.policy(tunnel.b, "delete", "10.2.0.0/24", "10.1.0.0/24", "out")
+    tunnel.b.ip("xfrm", "policy", "add", "src", "10.2.0.0/24", "dst", "10.1.0.0/24", "dir", "out", "tmpl", "src",
+                tunnel.B, "dst", tunnel.A, "proto", "esp", "reqid", 99, "mode", "tunnel")
+    # The flow is fast again in the other direction; of this one the slow path lets nothing in.
+    before = tunnel.control.stats()
+    mismatches = int(xfrm_stat(tunnel.a, "XfrmInTmplMismatch"))
+    for _ in range(10):
+        assert datagrams.request()
+        assert not datagrams.reply(timeout=0.1)
+    after = tunnel.control.stats() - before
+    assert after.packets[1] == 0
+    assert int(xfrm_stat(tunnel.a, "XfrmInTmplMismatch")) - mismatches == 10
+
+
+def rekey(tunnel, old, new):
+    """New states for both directions, then the old ones go."""
+    for gateway in (tunnel.a, tunnel.b):
+        for source, destination, spi in ((tunnel.A, tunnel.B, 0x100), (tunnel.B, tunnel.A, 0x200)):
+            gateway.ip("xfrm", "state", "add", "src", source, "dst", destination, "proto", "esp",
+                       "spi", hex(spi + new), "reqid", 1, "mode", "tunnel", "aead", "rfc4106(gcm(aes))",
+                       "0x" + f"{new + 16:02x}" * 20, 128)
+    for gateway in (tunnel.a, tunnel.b):
+        for source, destination, spi in ((tunnel.A, tunnel.B, 0x100), (tunnel.B, tunnel.A, 0x200)):
+            gateway.ip("xfrm", "state", "delete", "src", source, "dst", destination, "proto", "esp",
+                       "spi", hex(spi + old))
+
+
+def test_rekeying_goes_on_fast_and_encrypted(tunnel, datagrams, wan):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    for number in range(3):
+        rekey(tunnel, number, number + 1)
+        becomes_fast(tunnel, datagrams)
+        is_encrypted(tunnel, datagrams, wan)
+
+
+@pytest.mark.parametrize("what", ["state", "policy"])
+def test_when_a_state_or_policy_goes_nothing_leaves_by_it(tunnel, datagrams, wan, what):
+    """Without a state packets wait or are dropped; without a policy, another one forbids them."""
+    if what == "policy":
+        tunnel.policy(tunnel.a, "add", "10.1.0.0/16", "10.2.0.0/16", "out", None, "priority", 1000, "action", "block")
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    wan.frames(0.1)
+    before = tunnel.control.stats()
+    if what == "state":
+        tunnel.a.ip("xfrm", "state", "delete", "src", tunnel.A, "dst", tunnel.B, "proto", "esp", "spi", "0x100")
+    else:
+        tunnel.policy(tunnel.a, "delete", "10.1.0.0/24", "10.2.0.0/24", "out")
+    for _ in range(5):
+        assert not datagrams.request(timeout=0.05)
+    assert (tunnel.control.stats() - before).packets[0] == 0
+    assert not wan.packets()
+    # What the flow holds of them is given back though no packet brings anything new.
+    deadline = time.monotonic() + 10
+    while tunnel.control.flows(reply=0):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_figures_of_states_are_those_of_the_slow_path(tunnel, datagrams):
+    def figures():
+        text = tunnel.a.ip("-s", "xfrm", "state")
+        return [(int(octets), int(packets)) for octets, packets in
+                re.findall(r"(\d+)\(bytes\), (\d+)\(packets\)", text)]
+
+    def moved(run):
+        before = figures()
+        run()
+        return [(b - a, q - p) for (a, p), (b, q) in zip(before, figures())]
+
+    datagrams.exchange(5)
+    slow = moved(lambda: datagrams.exchange(50))
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    assert moved(lambda: datagrams.exchange(50)) == slow
+    assert sum(packets for _, packets in slow) == 100
+
+
+def test_masquerade_with_the_bypass_is_fast_and_encrypted(tunnel, datagrams, wan):
+    tunnel.a.nft(MASQUERADE + BYPASS)
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    is_encrypted(tunnel, datagrams, wan)
+
+
+def test_a_mark_still_keeps_a_connection_slow(tunnel, datagrams, wan):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    tunnel.a.run("conntrack", "-U", "-p", "udp", "--mark", "0x08000000/0x08000000")
+    before = tunnel.control.stats()
+    is_encrypted(tunnel, datagrams, wan)
+    assert (tunnel.control.stats() - before).fast == 0
+
+
+def test_back_to_exclude(tunnel, datagrams, wan):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    before = tunnel.control.stats()
+    tunnel.control.set(ipsec="exclude")
+    after = tunnel.control.stats() - before
+    assert after.flows == 0
+    assert after.gone["ipsec"] == 2
+    is_encrypted(tunnel, datagrams, wan)
+    assert (tunnel.control.stats() - before).fast == 0
+
+
+def test_unloading_under_way_leaves_all_encrypted(tunnel, datagrams, wan):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    wan.frames(0.1)
+    unload()
+    is_encrypted(tunnel, datagrams, wan)
+    load()
+
+
+def test_a_device_that_leaves_is_not_held(tunnel, datagrams):
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    tunnel.a.ip("link", "del", "wan0")
+    assert not tunnel.control.flows()
+
+
+def test_what_is_too_large_is_left_to_the_slow_path(tunnel, datagrams, wan):
+    """The tunnel's MTU is smaller than the devices'."""
+    accelerate(tunnel)
+    becomes_fast(tunnel, datagrams)
+    before = tunnel.control.stats()
+    assert not datagrams.request(size=1472, timeout=0.3)
+    assert (tunnel.control.stats() - before).slow["mtu"] == 1
+    assert not inner(wan, tunnel)
+
+
+def test_only_two_modes(tunnel):
+    with pytest.raises(Exception, match="ipsec"):
+        tunnel.control.set(ipsec=2)
