@@ -1,56 +1,52 @@
 # SPDX-License-Identifier: GPL-2.0
+
 """The selftests, in the guest. See `run`."""
 
+import argparse
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts import Script, patient, scripts
+
 SHARE = Path("/mnt/share")
 WORK = Path("/tmp/selftests")
-COUNTS = Path("/tmp/fast-packets")
+NAMESPACES = Path("/run/netns")
 
-
-@dataclass(frozen=True)
-class Script:
-    """A selftest."""
-
-    path: str
-    arguments: tuple = ()
-    #: Whether it transfers data over TCP, so that packets have to be fast.
-    transfers: bool = False
-
-
-SCRIPTS = (
-    Script("net/netfilter/nft_flowtable.sh", transfers=True),
-    Script("net/netfilter/nft_nat.sh"),
-    Script("net/netfilter/nft_nat_zones.sh"),
-    Script("net/netfilter/conntrack_icmp_related.sh"),
-    Script("net/netfilter/conntrack_tcp_unreplied.sh"),
-    Script("net/netfilter/nft_conntrack_helper.sh"),
-    Script("net/netfilter/nft_synproxy.sh"),
-    Script("net/netfilter/nft_tproxy_tcp.sh"),
-    Script("net/netfilter/nft_queue.sh"),
-    Script("net/netfilter/rpath.sh"),
-    Script("net/netfilter/vxlan_mtu_frag.sh"),
-    Script("net/pmtu.sh", ("pmtu_ipv4_exception", "pmtu_ipv6_exception", "pmtu_ipv4_vxlan4_exception",
-                           "pmtu_ipv4_geneve4_exception", "pmtu_ipv4_br_vxlan4_exception",
-                           "cleanup_ipv4_exception")),
-)
-
-TIMEOUT_S = 1500
+# Only scripts that hang come to this.
+LIMIT_S = 3000
+SKIPPED = 4
 
 # What the scripts say about a case: "PASS: text", "ok 1 text", "TEST: text [ OK ]".
 SAID = (
-    re.compile(r"^\s*(?P<word>PASS|OK|FAIL|ERROR|SKIP|XFAIL)\b:?\s*(?P<case>.*)"),
-    re.compile(r"^(?P<word>ok|not ok)\s+\d+\s*(?P<case>.*)"),
-    re.compile(r"^TEST:\s*(?P<case>.*?)\s*\[\s*(?P<word>OK|FAIL|SKIP|XFAIL)\s*\]"),
+    re.compile(r"^\s*(?P<word>PASS|FAIL|ERROR|SKIP)\b[:!]?\s*(?P<case>.*)"),
+    re.compile(r"^TEST:\s*(?P<case>.*?)\s*\[\s*(?P<word>OK|FAIL|SKIP)\s*\]"),
 )
-GOOD = {"PASS", "OK", "ok"}
-BAD = {"FAIL", "ERROR", "not ok"}
+RESULTS = {"PASS": "pass", "OK": "pass", "FAIL": "fail", "ERROR": "fail", "SKIP": "skip"}
+
+# What differs from run to run: the ends of the namespaces' names, durations, and what was counted.
+CHANGING = re.compile(r"(?<=[a-z0-9])-\w{6}\b|\s*\(duration: .*\)|: (?:original|reply) counter .*")
+# nft_flowtable.sh says this in other words when it fails.
+DSCP = re.compile(r"^pmtu \d: (\w+) counters do not match.*")
+
+
+@dataclass
+class Case:
+    """What a script said about a case."""
+
+    name: str
+    result: str
+    fast: int
+    said: str
 
 
 @dataclass
@@ -58,103 +54,179 @@ class Outcome:
     """What came of a run."""
 
     status: int
-    passed: list = field(default_factory=list)
-    failed: list = field(default_factory=list)
-    fast: int = 0
+    seconds: float
+    cases: list[Case]
+    output: list[str]
 
     @property
-    def text(self):
+    def passed(self) -> Counter[str]:
+        """The names of the cases that passed. Some scripts say a name more than once."""
+        return Counter(case.name for case in self.cases if case.result == "pass")
+
+    @property
+    def failed(self) -> Counter[str]:
+        """The names of those that failed."""
+        return Counter(case.name for case in self.cases if case.result == "fail")
+
+    @property
+    def summary(self) -> str:
         """For the table."""
-        words = {0: "pass", 4: "skip", 124: "timeout"}.get(self.status, f"fail ({self.status})")
-        return f"{words}, {len(self.passed)} passed, {len(self.failed)} failed"
+        ended = {0: "", SKIPPED: "skipped: ", -signal.SIGKILL: "too slow: "}.get(self.status, f"status {self.status}: ")
+        counts = Counter(case.result for case in self.cases)
+        return ended + (", ".join(f"{counts[word]} {word}" for word in ("pass", "fail", "skip") if counts[word]) or "-")
 
 
-def without_flowtable(text):
-    """nft_flowtable.sh without flowtables: what they forwarded is accepted."""
-    text = re.sub(r"\bflow add @\w+ ?", "", text)
-    return re.sub(r"^\s*flowtable \w+ \{.*?^\s*\}\n", "", text, flags=re.DOTALL | re.MULTILINE)
+@dataclass
+class Fast:
+    """Counts the fast packets of the namespaces whose names begin like this."""
+
+    routers: tuple[str, ...]
+    #: What `ip` noted of namespaces when they were removed.
+    noted: Path = Path("/tmp/fast-packets")
+    seen: int = field(default=0, init=False)
+
+    def since(self) -> int:
+        """How many there were since the last call."""
+        told = self.noted.read_text().splitlines() if self.noted.exists() else []
+        for namespace in NAMESPACES.glob("*"):
+            if namespace.name.startswith(self.routers):
+                command = ["fasttrack", "-N", namespace.name, "-j", "list", "stats"]
+                told += subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        stats = [json.loads(line)["fasttrack"][1]["stats"] for line in told]
+        packets = sum(direction["packets"] for each in stats for direction in each["fast"].values())
+        since = max(packets - self.seen, 0)
+        self.seen += since
+        return since
 
 
-def prepare():
-    """Makes copies that can be written to."""
-    shutil.copytree(SHARE / "selftests", WORK, symlinks=True)
-    flowtable = WORK / "net/netfilter/nft_flowtable.sh"
-    flowtable.write_text(without_flowtable(flowtable.read_text()))
-    bin_dir = WORK / "bin"
-    bin_dir.mkdir()
-    shutil.copy(SHARE / "ip", bin_dir / "ip")
-    (bin_dir / "ip").chmod(0o755)
-
-
-def run(script, with_fasttrack):
+def run(script: Script, with_fasttrack: bool) -> Outcome:
     """Runs a script."""
-    environment = dict(os.environ)
-    COUNTS.write_text("")
+    tree = WORK / ("with" if with_fasttrack else "without")
+    path = tree / script.path
+    environment = os.environ | {"KSFT_MACHINE_SLOW": "yes", "WAIT_TIMEOUT": "60"}
+    fast = Fast(script.routers)
+    fast.noted.unlink(missing_ok=True)
     if with_fasttrack:
         environment |= {
-            "FASTTRACK_REAL_IP": shutil.which("ip"),
-            "FASTTRACK_COUNTS": str(COUNTS),
-            "PATH": f"{WORK}/bin:{environment['PATH']}",
+            "FASTTRACK_REAL_IP": shutil.which("ip") or "",
+            "FASTTRACK_COUNTS": str(fast.noted),
+            "FASTTRACK_ROUTERS": " ".join(script.routers),
+            "PATH": f"{SHARE}/bin:{environment['PATH']}",
         }
-    path = WORK / script.path
-    try:
-        done = subprocess.run([f"./{path.name}", *script.arguments], cwd=path.parent, env=environment, check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                              timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-        status, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as expired:
-        status, output = 124, (expired.stdout or b"").decode(errors="replace")
-    outcome = Outcome(status)
-    for line in output.splitlines():
-        for said in SAID:
-            if found := said.match(line):
-                word, case = found["word"], normal(found["case"])
-                if word in GOOD:
-                    outcome.passed.append(case)
-                elif word in BAD:
-                    outcome.failed.append(case)
-                break
-    outcome.fast = sum(int(count) for count in COUNTS.read_text().split())
-    for namespace in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split("\n"):
-        if namespace.strip():
-            subprocess.run(["ip", "netns", "del", namespace.split()[0]], check=False)
-    if status not in (0, 4):
-        print("\n".join(f"    {line}" for line in output.splitlines()[-25:]), flush=True)
-    return outcome
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [f"./{path.name}", *script.arguments],
+        cwd=path.parent,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    timer = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    cases, output = [], []
+    for line in process.stdout:
+        output.append(line.rstrip())
+        if (said := understand(line)) is not None:
+            name, result = said
+            cases.append(Case(name, result, fast.since() if with_fasttrack else 0, line.strip()))
+    status = process.wait()
+    timer.cancel()
+    for namespace in NAMESPACES.glob("*"):
+        subprocess.run(["ip", "netns", "del", namespace.name], check=False)
+    return Outcome(status, time.monotonic() - begin, cases, output)
 
 
-def normal(case):
-    """A case's name without what differs from run to run: numbers, and names of namespaces."""
-    case = re.sub(r"-[A-Za-z0-9]{6}\b", "", case)
-    return re.sub(r"\d+", "N", case).strip()
+def understand(line: str) -> tuple[str, str] | None:
+    """What a line says about a case: its name, without what differs from run to run, and its result."""
+    for said in SAID:
+        if found := said.match(line):
+            name = DSCP.sub(r"\1: dscp packet counters match", CHANGING.sub("", found["case"]).strip())
+            return name or "(all)", RESULTS[found["word"]]
+    return None
 
 
-def main():
-    wanted = sys.argv[1:]
-    scripts = [script for script in SCRIPTS if not wanted or Path(script.path).name in wanted]
+def worse(script: Script, without: Outcome, with_it: Outcome) -> list[str]:
+    """What is worse with fasttrack than without."""
+    found = []
+    for case in (without.passed - with_it.passed) | (with_it.failed - without.failed):
+        if case not in script.excepted:
+            said = [other.said for other in with_it.cases if other.name == case] or ["nothing was said about it"]
+            found.append(f"{case} ({said[-1]})")
+    if without.status == 0 and with_it.status != 0 and not set(script.excepted) & set(with_it.failed):
+        found.append(f"ended with status {with_it.status}")
+    wanted = [case for case in with_it.cases if case.result == "pass" and script.fast and script.fast.search(case.name)]
+    slow = [case.name for case in wanted if not case.fast]
+    return [f"{script.label}: {text}" for text in [*found, *(f"{name}: no packet was fast" for name in slow)]]
+
+
+def table(script: Script, without: Outcome, with_it: Outcome) -> list[str]:
+    """A script's lines of the table: all cases of both runs, in their order."""
+    times = f"{without.seconds:.0f} s, {with_it.seconds:.0f} s"
+    lines = [f"{script.label}  ({times})", *row("  in all", without.summary, with_it.summary, sum(case.fast for case in with_it.cases))]
+    left = [(case.name, case.result) for case in without.cases]
+    for case in with_it.cases:
+        before = next((result for name, result in left if name == case.name), "-")
+        if before != "-":
+            left.remove((case.name, before))
+        lines += row(f"    {case.name}", before, case.result, case.fast)
+        if case.name in script.excepted and case.result != before:
+            lines.append(f"      excepted: {script.excepted[case.name]}")
+    for name, result in left:
+        lines += row(f"    {name}", result, "-", 0)
+    return lines
+
+
+def row(case: str, without: str, with_it: str, fast: int) -> list[str]:
+    """A line of the table."""
+    return [f"{case[:74]:76}{without:24}{with_it:24}{fast:>8}"]
+
+
+def prepare() -> None:
+    """Makes copies of the selftests, one for each kind of run, that can be changed."""
+    for kind in ("without", "with"):
+        shutil.copytree(SHARE / "selftests", WORK / kind, symlinks=True)
+    for script in scripts(0):
+        for kind in ("without", "with"):
+            path = WORK / kind / script.path
+            text = patient((SHARE / "selftests" / script.path).read_text())
+            path.write_text(script.with_fasttrack(text) if kind == "with" else text)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--seed", type=int, default=time.time_ns() % 100000)
+    arguments.add_argument("--output", action="store_true")
+    arguments.add_argument("script", nargs="*")
+    wanted = arguments.parse_args()
     prepare()
+    # In both runs, since some scripts look whether the kernel is tainted, as it is by a module that is
+    # not its own.
     subprocess.run(["modprobe", "fasttrack"], check=True)
-    rows, worse = [], []
-    for script in scripts:
-        name = Path(script.path).name
-        print(f"selftests: {name}", flush=True)
-        without = run(script, False)
-        with_it = run(script, True)
-        rows.append((name, without, with_it))
-        if without.status == 0 and with_it.status != 0:
-            worse.append(f"{name}: {with_it.text}")
-        for case in set(without.passed) & set(with_it.failed) - set(without.failed):
-            worse.append(f"{name}: {case}")
-        if script.transfers and not with_it.fast:
-            worse.append(f"{name}: no packet was fast")
-    print(f"\n{'':32}{'without':34}{'with fasttrack':34}{'packets fast':>12}")
-    for name, without, with_it in rows:
-        print(f"{name:32}{without.text:34}{with_it.text:34}{with_it.fast:12}")
+    lines, complaints = [], []
+    for script in scripts(wanted.seed):
+        if wanted.script and not {script.name, script.label} & set(wanted.script):
+            continue
+        outcomes = []
+        for with_fasttrack in (False, True):
+            outcome = run(script, with_fasttrack)
+            outcomes.append(outcome)
+            kind = "with" if with_fasttrack else "without"
+            print(f"selftests: {script.label} {kind} fasttrack: {outcome.summary} ({outcome.seconds:.0f} s)", flush=True)
+            if outcome.status != 0 or wanted.output:
+                print("\n".join(f"    {line}" for line in outcome.output[-300:]), flush=True)
+        lines += table(script, *outcomes)
+        complaints += worse(script, *outcomes)
     print()
-    for line in worse:
-        print(f"worse with fasttrack: {line}")
-    print("selftests:", "NOT as without fasttrack" if worse else "as without fasttrack")
-    return 1 if worse else 0
+    print(*row("", "without", "with", "fast"), *lines, sep="\n")
+    print()
+    for complaint in complaints:
+        print(f"worse with fasttrack: {complaint}")
+    print(f"selftests: {'NOT ' if complaints else ''}as without fasttrack (--seed {wanted.seed})")
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":
