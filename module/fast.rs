@@ -47,12 +47,33 @@ impl Ingress for Port {
 fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> {
     match I::read(skb.linear()) {
         Reading::Packet(packet) => go(port, read, &packet, skb),
-        Reading::NotCarried => Err(skb),
+        Reading::NotCarried => {
+            not_carried::<I>(port, read, &skb);
+            Err(skb)
+        }
         Reading::InPieces => take_in_pieces::<I>(port, read, skb),
         Reading::BadHeader => {
             port.instance.stats.slow(SlowReason::BadHeader);
             Err(skb)
         }
+    }
+}
+
+/// What happens to a packet that no flow carries: if it is a TCP segment all the same, the first fragment of
+/// one or one with IP options, conntrack has to be told before it sees it.
+#[cold]
+#[inline(never)]
+fn not_carried<I: Carried>(port: &Port, read: Read<'_>, skb: &Skb) {
+    if !skb.is_for_us() {
+        return;
+    }
+    let Some((addresses, ports)) = I::read_uncarried_tcp(skb.linear()) else {
+        return;
+    };
+    let tuple = Tuple { addresses, ports };
+    let instance = &port.instance;
+    if let Some(flow) = instance.find::<I>(read, tuple, Protocol::Tcp, port.device) {
+        track::catch_up(instance, read, flow);
     }
 }
 

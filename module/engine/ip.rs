@@ -44,6 +44,10 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     /// Reads the packet that begins with `linear`, the part of it that is in one piece.
     fn read(linear: &[u8]) -> Reading<Self>;
 
+    /// The addresses and ports of a TCP segment that is not carried all the same, because of IP options or
+    /// because this is its first fragment; `None` if they are not all there.
+    fn read_uncarried_tcp(linear: &[u8]) -> Option<(Self::Addresses, u32)>;
+
     /// Whether the header at the beginning of `linear` is as it was sent, as far as it says.
     fn is_intact(linear: &[u8]) -> bool;
 
@@ -126,6 +130,21 @@ impl Ip for V4 {
             hops,
             total_len: u32::from(u16::from_be_bytes(field(bytes, 2))),
         })
+    }
+
+    fn read_uncarried_tcp(linear: &[u8]) -> Option<(u64, u32)> {
+        let header = linear.first_chunk::<V4_LEN>()?;
+        let [start] = field(header, 0);
+        let [number] = field(header, 9);
+        let offset = u16::from_be_bytes(field(header, 6)) & 0x1fff;
+        if number != Protocol::Tcp.number() || offset != 0 {
+            return None;
+        }
+        let ports = linear.get(usize::from(start & 0xf) * 4..)?.first_chunk()?;
+        Some((
+            u64::from_ne_bytes(field(header, 12)),
+            u32::from_ne_bytes(*ports),
+        ))
     }
 
     #[inline(always)]
@@ -253,6 +272,21 @@ impl Ip for V6 {
             hops,
             total_len: payload_len + V6_LEN as u32,
         })
+    }
+
+    fn read_uncarried_tcp(linear: &[u8]) -> Option<(Pair, u32)> {
+        const FRAGMENT: u8 = 44;
+        const FRAGMENT_LEN: usize = 8;
+        let header = linear.first_chunk::<{ V6_LEN + FRAGMENT_LEN + 4 }>()?;
+        let [number] = field(header, 6);
+        let [behind] = field(header, V6_LEN);
+        let offset = u16::from_be_bytes(field(header, V6_LEN + 2)) & 0xfff8;
+        if number != FRAGMENT || behind != Protocol::Tcp.number() || offset != 0 {
+            return None;
+        }
+        let word = |at| u64::from_ne_bytes(field(header, at));
+        let ports = u32::from_ne_bytes(field(header, V6_LEN + FRAGMENT_LEN));
+        Some((Pair([word(8), word(16), word(24), word(32)]), ports))
     }
 
     /// There is no checksum.
