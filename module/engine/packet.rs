@@ -193,6 +193,36 @@ mod tests {
     }
 
     #[test]
+    fn the_ports_of_tcp_are_read_where_no_flow_carries_it() {
+        let plain = tcp(Family::V4, 10);
+        let carried = Packet::<V4>::read(&plain).unwrap();
+        let wanted = Some((carried.addresses, carried.ports));
+        let mut first = plain.clone();
+        first[6] = 0x20;
+        assert_eq!(V4::read_uncarried_tcp(&first), wanted);
+        let mut second = plain.clone();
+        second[7] = 1;
+        assert_eq!(V4::read_uncarried_tcp(&second), None);
+        let mut options = plain.clone();
+        options[0] = 0x46;
+        options.splice(20..20, [1; 4]);
+        assert_eq!(V4::read_uncarried_tcp(&options), wanted);
+        assert_eq!(V4::read_uncarried_tcp(&options[..26]), None);
+        assert_eq!(V4::read_uncarried_tcp(&udp(Family::V4, 10)), None);
+
+        let plain = tcp(Family::V6, 10);
+        let carried = Packet::<V6>::read(&plain).unwrap();
+        let mut first = plain.clone();
+        first[6] = 44;
+        first.splice(40..40, [6, 0, 0, 1, 0, 0, 0, 9]);
+        let read = V6::read_uncarried_tcp(&first);
+        assert_eq!(read, Some((carried.addresses, carried.ports)));
+        first[43] = 8;
+        assert_eq!(V6::read_uncarried_tcp(&first), None);
+        assert_eq!(V6::read_uncarried_tcp(&plain), None);
+    }
+
+    #[test]
     fn protocols_without_ports_are_told_apart_by_their_number() {
         for protocol in [4, 41, 47, 50, 97, 115, 136] {
             let wanted = (Protocol::from_number(protocol).unwrap(), 0);
