@@ -9,7 +9,7 @@
 # make demo           a router in a VM, without and with fasttrack
 # make test           all tests
 # make bench          count the instructions that a packet costs; BASELINE=update: and make them
-#                     the baseline; ARGS=…: only some, or growth (see tests/bench/run --help)
+#                     the baseline; ARGS=…: only some, growth or links (see tests/bench/run --help)
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints

@@ -8,6 +8,9 @@ import struct
 from generator import LINK_HEADER, MAGIC, TTL
 
 ETH_P_ALL = 3
+SOL_PACKET = 263
+PACKET_AUXDATA = 8
+TP_STATUS_VLAN_VALID = 0x10
 UDP = 17
 
 
@@ -16,22 +19,33 @@ class Capture:
 
     def __init__(self, network):
         self._socket = network.sink.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
         self._socket.bind(("eth0", ETH_P_ALL))
 
     def packets(self):
-        """The packets so far, from the IP header on."""
+        """The packets so far: the VLAN that each is of, and what it is from the IP header on."""
         found = []
         while True:
             try:
-                found.append(self._socket.recv(65536, socket.MSG_DONTWAIT)[LINK_HEADER:])
+                data, control, *_ = self._socket.recvmsg(65536, 256, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return found
+            found.append((_vlan(control), data[LINK_HEADER:]))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self._socket.close()
+
+
+def _vlan(control):
+    """The VLAN that the kernel says a packet is of; 0 stands for none."""
+    for level, kind, data in control:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+            status, tci = struct.unpack("=I12xH2x", data)
+            return tci & 0xFFF if status & TP_STATUS_VLAN_VALID else 0
+    return 0
 
 
 def differences(packet, number, family, flows, size, source, hops):

@@ -11,6 +11,7 @@ from network import IPV6
 MAGIC = 0xBE9BE955
 TTL = 32
 LINK_HEADER = 14
+TAG = 4
 
 CONTROL = Path("/proc/net/pktgen")
 
@@ -56,34 +57,39 @@ class Generator:
 
     def batches(self, flows, size, count, times):
         """Does the same so many times. Each time it begins with the same flow."""
-        self._prepare("lan0", self._family.host, self._family.server, flows.source_range(),
-                      flows.destination_range(), size, count)
-        return [self._start("lan0", count) for _ in range(times)]
+        network = self._network
+        self._prepare(network.source, "lan0", network.lan, (self._family.host, self._family.server),
+                      (flows.source_range(), flows.destination_range()), size, count)
+        return [self._start(network.lan_port, count) for _ in range(times)]
 
     def answer(self, flows, to, size):
         """Injects an answer to each flow on the WAN port. Gives how long that took, as `send` does."""
-        self._prepare("wan0", self._family.server, to, flows.destination_range(), flows.source_range(), size,
-                      flows.count)
-        return self._start("wan0", flows.count)
+        network = self._network
+        self._prepare(network.sink, "wan0", network.wan, (self._family.server, to),
+                      (flows.destination_range(), flows.source_range()), size, flows.count)
+        return self._start(network.wan_port, flows.count)
 
-    def _prepare(self, device, source, destination, source_ports, destination_ports, size, count):
-        router = self._network.router
+    def _prepare(self, host, device, kind, ends, ports, size, count):
+        """Has the generator send as `host` does, to the router's device."""
+        router, (source, destination), port = self._network.router, ends, kind.port(device)
         if self._family is IPV6:
             addresses = [f"src6 {source}", f"dst6 {destination}"]
         else:
             addresses = [f"src_min {source}", f"src_max {source}", f"dst_min {destination}", f"dst_max {destination}"]
         settings = [
             "xmit_mode netif_receive", "flag !SHARED", "flag UDPCSUM", "flag NO_TIMESTAMP", "delay 0",
-            f"dst_mac {router.mac(device)}", f"pkt_size {size + LINK_HEADER}", f"count {count}",
+            f"src_mac {host.mac('eth0')}", f"dst_mac {router.mac(device)}",
+            f"pkt_size {size + LINK_HEADER + TAG * bool(kind.tag)}", f"count {count}",
+            *([f"vlan_id {kind.tag}"] if kind.tag else []),
             *addresses,
-            *(f"udp_{side}_{end} {port}" for side, ports in (("src", source_ports), ("dst", destination_ports))
-              for end, port in zip(("min", "max"), ports, strict=True)),
+            *(f"udp_{side}_{end} {number}" for side, numbers in zip(("src", "dst"), ports, strict=True)
+              for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
         with router.inside():
             _write("kpktgend_0", "rem_device_all")
-            _write("kpktgend_0", f"add_device {device}")
+            _write("kpktgend_0", f"add_device {port}")
             for setting in settings:
-                _write(device, setting)
+                _write(port, setting)
 
     def _start(self, device, count):
         with self._network.router.inside():

@@ -13,6 +13,7 @@ HERE = File(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import growth  # noqa: E402  (found through the path above, as are those below)
+import links  # noqa: E402
 import paths  # noqa: E402
 import picture  # noqa: E402
 import report  # noqa: E402
@@ -107,12 +108,15 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("matrix", "growth"), default="matrix")
-    parser.add_argument("--path", action="append", choices=[path.name for path in paths.ALL])
+    parser.add_argument("what", nargs="?", choices=("matrix", "growth", "links"), default="matrix")
+    parser.add_argument("--path", action="append",
+                        choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR)])
     parser.add_argument("--family", action="append", choices=("4", "6"))
     parser.add_argument("--nat", action="append", choices=("none", "masquerade"))
     parser.add_argument("--bytes", action="append", choices=[str(size) for size in SIZES])
     parser.add_argument("--flows", action="append", choices=[str(flows.count) for flows in FLOWS])
+    parser.add_argument("--link", action="append", choices=[link.name for link in links.LINKS],
+                        help="with `links`: what the router's devices are")
     return parser.parse_args()
 
 
@@ -129,6 +133,8 @@ def main():
     selection = arguments()
     begin = time.monotonic()
     prepare()
+    if selection.what == "links":
+        return links.main(selection, say)
     network = Network()
     if selection.what == "growth":
         return growth.main(network, say)

@@ -62,7 +62,9 @@ def measure(network, path, generator, family, flows, size, source):
         raise AssertionError("not all flows are offloaded")
     if len(packets) != CAPTURED * path.arrives:
         raise AssertionError(f"{len(packets)} packets captured instead of {CAPTURED * path.arrives}")
-    for number, packet in enumerate(packets, 1):
+    for number, (vlan, packet) in enumerate(packets, 1):
+        if vlan != network.wan.tag:
+            raise AssertionError(f"packet {number}: VLAN {vlan} instead of {network.wan.tag}")
         wrong = differences(packet, number, family, flows, size, source if path.tracked else family.host, path.hops)
         if wrong:
             raise AssertionError(wrong)

@@ -3,6 +3,8 @@
 
     source ------- lan0 router wan0 ------- sink
 
+Either of the router's devices may lie on others, see `Kind`; the lowest one is the port then, `lan0p` or `wan0p`.
+
 Nothing is ever sent by the source: packets are injected on the router's ports, so that what is measured
 begins where a driver hands a packet to the kernel. Whatever reaches the source or the sink is counted and
 dropped at their ingress hooks.
@@ -10,6 +12,7 @@ dropped at their ingress hooks.
 
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +80,63 @@ TRACK = "table inet track {\nchain unused {\nct state invalid drop\n}\n}\n"
 NEVER_S = 1_000_000
 
 
+VLAN = 7
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the router's device is."""
+
+    name: str
+    # What lies on the port, if anything: given the namespace, port and device, makes the device.
+    make: Callable | None = None
+    # The VLAN that packets on the cable are of; 0 stands for none.
+    tag: int = 0
+    # The device that learns where hosts are, if there is one, as the device's name goes on.
+    bridge: str | None = None
+
+    def port(self, device):
+        """The lowest device, which packets arrive on and leave by."""
+        return f"{device}p" if self.make else device
+
+
+def _vlan(router, port, device):
+    router.ip("link", "add", "link", port, "name", device, "type", "vlan", "id", VLAN)
+
+
+def _bridge(router, port, device):
+    router.ip("link", "add", device, "type", "bridge")
+    router.ip("link", "set", port, "master", device)
+
+
+def _filtering_bridge(router, port, device):
+    """With the router in a VLAN, of which the port is an untagged one."""
+    below = f"{device}b"
+    router.ip("link", "add", below, "type", "bridge", "vlan_filtering", 1, "vlan_default_pvid", 0)
+    router.ip("link", "set", port, "master", below)
+    router.run("bridge", "vlan", "add", "dev", port, "vid", VLAN, "pvid", "untagged")
+    router.run("bridge", "vlan", "add", "dev", below, "vid", VLAN, "self")
+    router.ip("link", "set", below, "up")
+    _vlan(router, below, device)
+
+
+ETHERNET = Kind("ethernet")
+KINDS = (
+    Kind("vlan", _vlan, tag=VLAN),
+    Kind("bridge", _bridge, bridge=""),
+    Kind("vlan-on-bridge", _filtering_bridge, bridge="b"),
+)
+
+
 class Network:
     """The three namespaces."""
 
-    def __init__(self):
+    def __init__(self, lan=ETHERNET, wan=ETHERNET):
+        self.lan, self.wan = lan, wan
+        self.lan_port, self.wan_port = lan.port("lan0"), wan.port("wan0")
         self.source, self.router, self.sink = map(Namespace, ("source", "router", "sink"))
-        self._connect(self.source, "lan0")
-        self._connect(self.sink, "wan0")
+        self._connect(self.source, "lan0", lan)
+        self._connect(self.sink, "wan0", wan)
         router = self.router
         for host in (self.source, self.sink):
             host.nft(DROP)
@@ -114,12 +167,21 @@ class Network:
             raise AssertionError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
         return done.stdout
 
-    def _connect(self, host, port):
-        self.router.run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
-        for namespace, device in ((self.router, port), (host, "eth0")):
+    def _connect(self, host, device, kind):
+        router, port = self.router, kind.port(device)
+        router.run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name)
+        for namespace, end in ((router, port), (host, "eth0")):
             # Checksums are complete when a packet is sent, as on a wire.
-            namespace.run("ethtool", "-K", device, "tx", "off")
-            namespace.ip("link", "set", device, "addrgenmode", "none", "up")
+            namespace.run("ethtool", "-K", end, "tx", "off")
+            namespace.ip("link", "set", end, "addrgenmode", "none", "up")
+        if not kind.make:
+            return
+        kind.make(router, port, device)
+        router.ip("link", "set", device, "addrgenmode", "none", "up")
+        if kind.bridge is not None:
+            # The host never says where it is.
+            vlan = ("vlan", VLAN) if kind.bridge else ()
+            router.run("bridge", "fdb", "replace", host.mac("eth0"), "dev", port, "master", "static", *vlan)
 
     def arrived(self):
         """How many packets have reached the sink."""
@@ -152,3 +214,8 @@ class Network:
         """No rules, and no connections."""
         self.router.nft("flush ruleset\n")
         self.run("conntrack", "-F")
+
+    def remove(self):
+        """Removes it all."""
+        for namespace in (self.source, self.router, self.sink):
+            namespace.remove()

@@ -61,24 +61,40 @@ class Drop(Path):
     arrives = False
 
     def enter(self, network, family):
-        network.router.nft("table netdev dropping {\nchain lan0 {\n"
-                           "type filter hook ingress device lan0 priority 0; policy accept\ndrop\n}\n}\n")
+        network.router.nft("table netdev dropping {\nchain lan {\n"
+                           f"type filter hook ingress device {network.lan_port} priority 0; policy accept\n"
+                           "drop\n}\n}\n")
 
     def leave(self, network):
         network.clear()
 
 
 class Floor(Path):
-    """A bare redirect, see floor/."""
+    """A bare redirect, see floor/: from port to port, whatever lies on them."""
 
     name, title = "floor", "bare redirect (floor)"
     hops = 0
 
     def enter(self, network, family):
-        network.run("insmod", FLOOR, "from=lan0", "to=wan0", f"destination={network.sink.mac('eth0')}")
+        tag = [f"tag={network.wan.tag}"] if network.lan.tag or network.wan.tag else []
+        self._redirect(network, network.lan_port, network.wan_port, *tag)
+
+    def _redirect(self, network, come_from, to, *more):
+        network.run("insmod", FLOOR, f"from={come_from}", f"to={to}", f"destination={network.sink.mac('eth0')}",
+                    *more)
 
     def leave(self, network):
         network.run("rmmod", "floor")
+
+
+class UpperFloor(Floor):
+    """A bare redirect between the devices that have the addresses. What it takes more is what receiving and
+    sending costs on the devices that lie on the ports."""
+
+    name, title = "upper-floor", "redirect, upper devices"
+
+    def enter(self, network, family):
+        self._redirect(network, "lan0", "wan0")
 
 
 class Plain(Path):
@@ -104,7 +120,8 @@ class Flowtable(Path):
 
     def enter(self, network, family):
         network.router.nft(
-            "table inet stock {\nflowtable fast {\nhook ingress priority 0\ndevices = { lan0, wan0 }\n"
+            "table inet stock {\nflowtable fast {\nhook ingress priority 0\n"
+            f"devices = {{ {network.lan_port}, {network.wan_port} }}\n"
             f"{self.options}\n}}\nchain forward {{\ntype filter hook forward priority filter - 1; policy accept\n"
             "ct state established flow add @fast\n}\n}\n")
 

@@ -3,12 +3,14 @@
  * The least that anything can cost that forwards a packet from a device's ingress hook: it gets a fixed
  * link-layer header and is sent. Nothing is looked at. For measuring, and good for nothing else.
  *
- *	insmod floor.ko from=DEVICE to=DEVICE destination=MAC
+ *	insmod floor.ko from=DEVICE to=DEVICE destination=MAC [tag=VLAN]
  *
- * in the network namespace that both devices are in.
+ * in the network namespace that both devices are in. If a VLAN is named, packets lose the tag that they may
+ * have, and get that of this VLAN, or none for 0.
  */
 #include <linux/etherdevice.h>
 #include <linux/hex.h>
+#include <linux/if_vlan.h>
 #include <linux/module.h>
 #include <linux/netfilter_netdev.h>
 #include <linux/nsproxy.h>
@@ -20,6 +22,9 @@ static char *to = "";
 module_param(to, charp, 0444);
 static char *destination = "";
 module_param(destination, charp, 0444);
+
+static int tag = -1;
+module_param(tag, int, 0444);
 
 static struct net *net;
 static struct net_device *in, *out;
@@ -33,6 +38,14 @@ static unsigned int redirect(void *priv, struct sk_buff *skb, const struct nf_ho
 	skb->dev = out;
 	dev_queue_xmit(skb);
 	return NF_STOLEN;
+}
+
+static unsigned int redirect_tagged(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	__vlan_hwaccel_clear_tag(skb);
+	if (tag)
+		__vlan_hwaccel_put_tag(skb, htons(ETH_P_8021Q), tag);
+	return redirect(priv, skb, state);
 }
 
 static struct nf_hook_ops hook = {
@@ -53,6 +66,8 @@ static int __init begin(void)
 	if (in && out) {
 		memcpy(addresses + ETH_ALEN, out->dev_addr, ETH_ALEN);
 		hook.dev = in;
+		if (tag >= 0)
+			hook.hook = redirect_tagged;
 		error = nf_register_net_hook(net, &hook);
 	}
 	if (error) {
