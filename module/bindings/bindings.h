@@ -6,6 +6,8 @@
 #ifndef FASTTRACK_BINDINGS_H
 #define FASTTRACK_BINDINGS_H
 
+#include <linux/etherdevice.h>
+#include <linux/if_vlan.h>
 #include <linux/jiffies.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -35,6 +37,7 @@
 #include <net/netfilter/nf_conntrack_timeout.h>
 #include <net/netfilter/nf_conntrack_tuple.h>
 #include <net/route.h>
+#include <net/sch_generic.h>
 #include <net/xfrm.h>
 
 /* Constants that bindgen can't evaluate. */
@@ -50,6 +53,7 @@ enum {
 	FT_XFRM_STATE_VALID = XFRM_STATE_VALID,
 	FT_XFRM_DEV_OFFLOAD_PACKET = XFRM_DEV_OFFLOAD_PACKET,
 	FT_HZ = HZ,
+	FT_QUEUE_STATE_ANY_XOFF = QUEUE_STATE_ANY_XOFF,
 	FT_GENL_MCAST_CAP_NET_ADMIN = GENL_MCAST_CAP_NET_ADMIN,
 };
 
@@ -72,6 +76,7 @@ struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb);
 struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb);
 void ft_neigh_release(struct neighbour *neigh);
 
+int ft_netdev_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq);
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);
 
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len);

@@ -110,6 +110,11 @@ void ft_neigh_release(struct neighbour *neigh)
 	neigh_release(neigh);
 }
 
+int ft_netdev_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq)
+{
+	return netdev_start_xmit(skb, dev, txq, false);
+}
+
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)
 {
 	if (skb_cow_head(skb, LL_RESERVED_SPACE(neigh->dev))) {

@@ -2,6 +2,7 @@
 
 //! Network devices, and what happens to them.
 
+use core::ffi::c_void;
 use core::pin::Pin;
 use core::ptr::addr_of;
 use core::ptr::NonNull;
@@ -17,6 +18,15 @@ use crate::bindings;
 /// A `struct net_device`, seen while it can't go away.
 #[repr(transparent)]
 pub struct Device(Opaque<bindings::net_device>);
+
+type EthHeader = unsafe extern "C" fn(
+    *mut bindings::sk_buff,
+    *mut bindings::net_device,
+    core::ffi::c_ushort,
+    *const c_void,
+    *const c_void,
+    core::ffi::c_uint,
+) -> core::ffi::c_int;
 
 impl Device {
     /// # Safety
@@ -59,6 +69,103 @@ impl Device {
     pub fn mtu(&self) -> u32 {
         // SAFETY: The device is valid.
         unsafe { addr_of!((*self.0.get()).mtu).read_volatile() }
+    }
+
+    /// Whether it is of a kind that does no more with a packet than to hand it on to a device below, at
+    /// once: a VLAN or a bridge.
+    #[inline(always)]
+    pub fn hands_on(&self) -> bool {
+        let kinds =
+            bindings::netdev_priv_flags_IFF_802_1Q_VLAN | bindings::netdev_priv_flags_IFF_EBRIDGE;
+        self.private_flags() & kinds != 0
+    }
+
+    /// The address that packets are sent from, if it is a VLAN that puts tags beside packets, on a device
+    /// with headers as Ethernet has them: so that the packets to be sent by it have such headers, too.
+    #[cfg(CONFIG_VLAN_8021Q)]
+    pub(super) fn vlan_address(&self) -> Option<[u8; 6]> {
+        let this = self.0.get();
+        if self.private_flags() & bindings::netdev_priv_flags_IFF_802_1Q_VLAN == 0 {
+            return None;
+        }
+        // SAFETY: The device is a valid one, and a VLAN, which holds the device below. None of this is read
+        // with a lock by those who add headers.
+        unsafe {
+            let vlan = addr_of!((*this).priv_).cast::<bindings::vlan_dev_priv>();
+            let below = (*vlan).real_dev;
+            let methods = addr_of!((*below).header_ops).read_volatile();
+            let is_ethernet = !methods.is_null()
+                && (*methods).create.is_some_and(|create| {
+                    create as usize == bindings::eth_header as EthHeader as usize
+                });
+            let flags = addr_of!((*vlan).flags).read_volatile();
+            let has_tags_beside =
+                u32::from(flags) & bindings::vlan_flags_VLAN_FLAG_REORDER_HDR != 0;
+            (is_ethernet && has_tags_beside).then(|| (*this).dev_addr.cast::<[u8; 6]>().read())
+        }
+    }
+
+    /// There are no VLANs.
+    #[cfg(not(CONFIG_VLAN_8021Q))]
+    pub(super) const fn vlan_address(&self) -> Option<[u8; 6]> {
+        None
+    }
+
+    #[inline(always)]
+    fn private_flags(&self) -> u32 {
+        // SAFETY: The device is valid. The flags are the first 32 bits of a group of bit fields, which are
+        // the first ones in memory, too. What bindgen has for them gets them bit by bit.
+        unsafe {
+            addr_of!((*self.0.get()).__bindgen_anon_1)
+                .cast::<u32>()
+                .read_volatile()
+        }
+    }
+
+    /// The queue of packets to be sent, if there is nothing on the way to the device's own method of
+    /// sending: no hook, no classifier, no choice of a queue, no queueing discipline, no lock, no capture.
+    /// The caller is in a read side, with bottom halves off.
+    #[inline(always)]
+    pub(super) fn bare_queue(&self) -> Option<*mut bindings::netdev_queue> {
+        let this = self.0.get();
+        // SAFETY: The device is valid. `__dev_queue_xmit` reads these without a lock, too; what they point
+        // to is freed a grace period after it was replaced, and queues live as long as their device.
+        unsafe {
+            let is_lockless = (*this).__bindgen_anon_1.__bindgen_anon_1.lltx() != 0;
+            let is_up =
+                addr_of!((*this).flags).read_volatile() & bindings::net_device_flags_IFF_UP != 0;
+            if !is_lockless
+                || !is_up
+                || addr_of!((*this).real_num_tx_queues).read_volatile() != 1
+                || self.has_egress_hooks()
+            {
+                return None;
+            }
+            let queue = (*this)._tx;
+            let discipline = addr_of!((*queue).qdisc).read_volatile();
+            let is_bare = addr_of!((*discipline).enqueue).read_volatile().is_none()
+                && addr_of!((*queue).state).read_volatile()
+                    & bindings::FT_QUEUE_STATE_ANY_XOFF as usize
+                    == 0
+                && !bindings::dev_nit_active_rcu(this);
+            is_bare.then_some(queue)
+        }
+    }
+
+    /// Whether packets meet netfilter's hooks or classifiers before they are queued.
+    #[inline(always)]
+    fn has_egress_hooks(&self) -> bool {
+        #[cfg(CONFIG_NETFILTER_EGRESS)]
+        // SAFETY: The device is valid.
+        if !unsafe { addr_of!((*self.0.get()).nf_hooks_egress).read_volatile() }.is_null() {
+            return true;
+        }
+        #[cfg(CONFIG_NET_XGRESS)]
+        // SAFETY: The device is valid.
+        if !unsafe { addr_of!((*self.0.get()).tcx_egress).read_volatile() }.is_null() {
+            return true;
+        }
+        false
     }
 
     /// The namespace that it is in.

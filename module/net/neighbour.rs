@@ -107,15 +107,50 @@ impl Neighbour {
         let len = len as usize;
         // Whoever finds it just being written has the neighbour make the header, under its lock.
         let is_whole = before & 1 == 0 && before == after;
-        let ethertype: u16 = match I::FAMILY {
-            Family::V4 => 0x0800,
-            Family::V6 => 0x86dd,
-        };
         let [_, last] = words;
         let [.., e0, e1] = last.to_ne_bytes();
         let is_usable =
-            len != 0 && len <= CACHED_HEADER && u16::from_be_bytes([e0, e1]) == ethertype;
+            len != 0 && len <= CACHED_HEADER && u16::from_be_bytes([e0, e1]) == ethertype::<I>();
         (is_whole && is_usable).then_some(Header { words, len })
+    }
+
+    /// The same on a VLAN, for which the kernel caches none: what `neigh_connected_output` (net/core/neighbour.c)
+    /// has the device make.
+    pub fn header_on_vlan<I: Ip>(&self) -> Option<Header> {
+        let source = self.device().vlan_address()?;
+        // SAFETY: By the invariant; pointers to fields, not dereferenced here.
+        let (sequence, address) = unsafe {
+            (
+                addr_of!((*self.0.as_ptr()).ha_lock.seqcount.seqcount.sequence),
+                addr_of!((*self.0.as_ptr()).ha).cast::<u64>(),
+            )
+        };
+        // SAFETY: A field of a valid neighbour, written whole.
+        let before = unsafe { sequence.read_volatile() };
+        fence(Ordering::Acquire);
+        // SAFETY: As above; the address is at the beginning of an array that is aligned for words. A torn read
+        // is found out by the sequence and not used.
+        let destination = unsafe { address.read_volatile() };
+        fence(Ordering::Acquire);
+        // SAFETY: As above.
+        let after = unsafe { sequence.read_volatile() };
+        let [d0, d1, d2, d3, d4, d5, ..] = destination.to_ne_bytes();
+        let [s0, s1, s2, s3, s4, s5] = source;
+        let [e0, e1] = ethertype::<I>().to_be_bytes();
+        let words = [
+            u64::from_ne_bytes([0, 0, d0, d1, d2, d3, d4, d5]),
+            u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, e0, e1]),
+        ];
+        let is_whole = before & 1 == 0 && before == after;
+        is_whole.then_some(Header { words, len: 14 })
+    }
+}
+
+/// What says in a link-layer header that a packet is one of a version of IP.
+fn ethertype<I: Ip>() -> u16 {
+    match I::FAMILY {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
     }
 }
 

@@ -291,7 +291,7 @@ impl Skb {
             Some(header) if self.headroom() >= CACHED_HEADER => {
                 self.send_with(header, neighbour.device())
             }
-            _ => self.send_without_header(neighbour),
+            _ => self.send_without_cache::<I>(neighbour),
         }
     }
 
@@ -389,13 +389,69 @@ impl Skb {
         }
         skb.len = skb.len.wrapping_add(header.len as u32);
         skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
+        if device.hands_on() {
+            return self.send_past_queue(device);
+        }
         // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
         unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
         Sent(())
     }
 
-    /// Lets the neighbour's own method add the header, if the device has one.
+    /// Has a device that hands packets on send it, without what the stack does for devices that have
+    /// queues, if there is nothing that it would meet there.
+    ///
+    /// What the device itself does is left to it: tags and their priority, where a host is, counters.
+    #[inline(never)]
+    fn send_past_queue(mut self, device: &Device) -> Sent {
+        let queue = if self.suits_any_device() {
+            device.bare_queue()
+        } else {
+            None
+        };
+        let Some(queue) = queue else {
+            // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
+            unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
+            return Sent(());
+        };
+        let mac_header = self.headroom() as u16;
+        let skb = self.raw_mut();
+        // There is no other queue.
+        skb.queue_mapping = 0;
+        self.headers_mut().mac_header = mac_header;
+        let skb = self.into_raw();
+        // SAFETY: A packet with its link-layer header, on a device that is up and the neighbour holds, and a
+        // queue of that device that nobody has stopped. Packets arrive in a read side and with bottom halves
+        // off. The device has no lock to be taken for it.
+        let answer = unsafe { bindings::ft_netdev_start_xmit(skb, device.as_ptr(), queue) };
+        if answer == bindings::netdev_tx_NETDEV_TX_BUSY {
+            // SAFETY: It has not been taken, so it is still ours.
+            unsafe { bindings::ft_kfree_skb(skb) };
+        }
+        Sent(())
+    }
+
+    /// Whether no device needs it to be changed before it is sent: it is neither to be split, nor in
+    /// pieces, nor without its checksum.
+    #[inline(always)]
+    fn suits_any_device(&self) -> bool {
+        self.raw().data_len == 0
+            && matches!(self.checksum(), Checksum::Present)
+            // SAFETY: Every packet has its shared info behind its linear data.
+            && unsafe { (*self.shared_info()).gso_size } == 0
+    }
+
+    /// Has the header made, if the device has one.
     #[cold]
+    fn send_without_cache<I: Ip>(self, neighbour: &Neighbour) -> Sent {
+        match neighbour.header_on_vlan::<I>() {
+            Some(header) if self.headroom() >= CACHED_HEADER => {
+                self.send_with(header, neighbour.device())
+            }
+            _ => self.send_without_header(neighbour),
+        }
+    }
+
+    /// Lets the neighbour's own method add the header.
     fn send_without_header(mut self, neighbour: &Neighbour) -> Sent {
         let skb = self.raw_mut();
         skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = neighbour.device().as_ptr();
