@@ -296,3 +296,123 @@ def test_an_xfrm_interface_encrypts_what_is_fast_and_nothing_decrypted_is(make_r
     seen = outside.packets()
     assert len(seen) > 6 * COUNT and {packet.proto for packet in seen} == {50}
     outside.close()
+
+
+# What a VLAN or a bridge would be sent past: each is put on the router's device, and gives a function that says
+# how many packets it has seen.
+
+def capture(router):
+    """A capture on the upper device."""
+    wire = router.until_removed(Wire(router.router, "wan0", incoming=False))
+    return lambda: len(wire.frames())
+
+
+def discipline(router):
+    """A queueing discipline on the upper device."""
+    router.router.run("tc", "qdisc", "add", "dev", "wan0", "root", "handle", "7:", "pfifo")
+    return lambda: json.loads(router.router.run("tc", "-j", "-s", "qdisc", "show", "dev", "wan0"))[0]["packets"]
+
+
+def classifier(router):
+    """A classifier at the egress of the upper device."""
+    router.router.run("tc", "qdisc", "add", "dev", "wan0", "clsact")
+    router.router.run("tc", "filter", "add", "dev", "wan0", "egress", "matchall", "action", "pass")
+
+    def seen():
+        found = json.loads(router.router.run("tc", "-j", "-s", "filter", "show", "dev", "wan0", "egress"))
+        return next(action["stats"]["packets"] for item in found for action in
+                    item.get("options", {}).get("actions", ()))
+    return seen
+
+
+def egress_hook(router):
+    """A chain at the egress of the upper device."""
+    router.router.nft("""
+        table netdev upper {
+            counter seen { }
+            chain leaving {
+                type filter hook egress device wan0 priority 0;
+                counter name seen
+            }
+        }
+        """)
+    return lambda: router.router.counter("netdev upper", "seen")
+
+
+@pytest.mark.parametrize("kind", ["vlan", "bridge", "bridge_with_vlans"])
+@pytest.mark.parametrize("obstacle", [capture, discipline, classifier, egress_hook], ids=lambda each: each.__name__)
+def test_what_is_put_on_a_vlan_or_a_bridge_sees_fast_packets(make_router, kind, obstacle):
+    router = make_router(wan=getattr(devices, kind))
+    router.control.enable()
+    datagrams, = conversations(router, [Datagrams])
+    datagrams.warm_up()
+    seen = obstacle(router)
+    # Rules may have changed.
+    datagrams.exchange(3)
+    time.sleep(0.3)
+    datagrams.exchange(3)
+    before = seen()
+    moved, stats = counted(router, lambda: datagrams.exchange(COUNT))
+    assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    # A capture begins anew when it has been read.
+    assert COUNT <= seen() - (0 if obstacle is capture else before) <= COUNT + 4
+    assert COUNT <= moved["wan0"][2] <= COUNT + 4
+    # By either of a bridge's ports: the host answers on both of its own.
+    assert COUNT <= sum(moved.get(port, (0, 0, 0))[2] for port in ("wan0p", "wan0q")) <= COUNT + 4
+
+
+@pytest.mark.parametrize("reorders", ["on", "off"])
+def test_the_priority_of_a_vlan(make_router, reorders):
+    """What the slow path gives a packet as priority is in its tag, whoever adds that."""
+    router = make_router(wan=devices.vlan, firewall=NO_FIREWALL + """
+        table ip mangle {
+            chain postrouting {
+                type filter hook postrouting priority mangle;
+                oifname "wan0" meta priority set 0:3
+            }
+        }
+        """)
+    router.router.ip("link", "set", "wan0", "type", "vlan", "reorder_hdr", reorders, "egress-qos-map", "3:5")
+    router.wan.nft("""
+        table netdev tags {
+            counter right { }
+            chain arriving {
+                type filter hook ingress device eth0p priority 0;
+                vlan id 7 vlan pcp 5 counter name right
+            }
+        }
+        """)
+    router.control.enable()
+    datagrams, = conversations(router, [Datagrams])
+    datagrams.warm_up()
+    before = router.wan.counter("netdev tags", "right")
+    moved, stats = counted(router, lambda: datagrams.exchange(COUNT))
+    assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert router.wan.counter("netdev tags", "right") - before == COUNT
+    assert COUNT <= moved["wan0"][2] <= COUNT + 4
+
+
+def test_the_address_of_a_vlan_and_of_its_neighbour(make_router):
+    """The kernel caches no header for a VLAN: it is made of what is known at the time."""
+    router = make_router(wan=devices.vlan)
+    router.control.enable()
+    datagrams, = conversations(router, [Datagrams])
+    datagrams.warm_up()
+    router.router.ip("link", "set", "wan0", "address", "02:00:00:00:77:01")
+    router.wan.ip("link", "set", "eth0", "address", "02:00:00:00:77:02")
+    router.wan.ip("neigh", "flush", "dev", "eth0")
+    router.router.ip("neigh", "replace", router.WAN, "lladdr", "02:00:00:00:77:02", "dev", "wan0")
+    router.wan.nft("""
+        table netdev addresses {
+            counter right { }
+            chain arriving {
+                type filter hook ingress device eth0 priority 0;
+                ether saddr 02:00:00:00:77:01 ether daddr 02:00:00:00:77:02 meta l4proto udp counter name right
+            }
+        }
+        """)
+    datagrams.exchange(3)
+    before = router.wan.counter("netdev addresses", "right")
+    _, stats = counted(router, lambda: datagrams.exchange(COUNT))
+    assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert router.wan.counter("netdev addresses", "right") - before == COUNT
