@@ -221,8 +221,3 @@ def test_what_is_too_large_is_left_to_the_slow_path(tunnel, datagrams, wan):
     assert not datagrams.request(size=1472, timeout=0.3)
     assert (tunnel.control.stats() - before).slow["mtu"] == 1
     assert not inner(wan, tunnel)
-
-
-def test_only_two_modes(tunnel):
-    with pytest.raises(Exception, match="ipsec"):
-        tunnel.control.set(ipsec=2)
