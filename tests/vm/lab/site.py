@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Two sites and what protects the packets between them: the topology of the proof against clear text."""
+
+import socket
+import struct
+import threading
+import time
+
+from .devices import link
+from .namespace import Namespace
+from .traffic import Wire
+
+#: In every packet of the conversation: where it is seen on the WAN, something was not encrypted.
+SIGN = b"not to be seen by anybody on the WAN"
+
+KEY = "0x" + "4a" * 20
+BLOCKED = 1000
+
+ADDRESSES = {
+    "ipv4": {"lan": "10.{}.0.2", "gateway": "10.{}.0.1", "net": "10.{}.0.0/24", "around": "10.{}.0.0/16",
+             "wan": "192.0.2.{}", "other": "198.51.100.{}", "prefix": 24, "single": 32, "wide": 31,
+             "anywhere": "0.0.0.0", "option": "-4", "table": "ip", "unreachable": ("icmp", "type", 3)},
+    "ipv6": {"lan": "fd00:{}::2", "gateway": "fd00:{}::1", "net": "fd00:{}::/64", "around": "fd00:{}::/32",
+             "wan": "2001:db8::{}", "other": "2001:db8:1::{}", "prefix": 64, "single": 128, "wide": 127,
+             "anywhere": "::", "option": "-6", "table": "ip6", "unreachable": ("ipv6-icmp", "type", 1)},
+}
+
+
+class End:
+    """One site's gateway, and the host whose packets are protected."""
+
+    def __init__(self, gateway, host, number, words):
+        self.gateway, self.host, self.number = gateway, host, number
+        self.wan = words["wan"].format(number)
+        self.other = words["other"].format(number)
+        self.net = words["net"].format(number)
+        self.around = words["around"].format(number)
+        self.address = words["lan"].format(number)
+
+
+class Site:
+    """LAN host - gateway A = IPsec = gateway B - LAN host, with two links between the gateways. fasttrack is
+    on A."""
+
+    def __init__(self, kind, family, serial):
+        self.kind, self.family, self.words = kind, family, ADDRESSES[family]
+        names = ("lana", "gwa", "wan", "gwb", "lanb")
+        self.spaces = lan_a, gwa, self.wan, gwb, lan_b = [Namespace(f"{name}p{serial}") for name in names]
+        self.a, self.b = End(gwa, lan_a, 1, self.words), End(gwb, lan_b, 2, self.words)
+        self._closing = []
+        self.spi = 0x100
+        if family == "ipv6":
+            for space in (lan_a, gwa, gwb, lan_b):
+                space.enable_ipv6()
+        for number in (0, 1):
+            self.wan.ip("link", "add", f"link{number}", "type", "bridge")
+            self.wan.ip("link", "set", f"link{number}", "up")
+            for side, gateway in (("a", gwa), ("b", gwb)):
+                link(self.wan, f"{side}{number}", gateway, f"wan{number}")
+                self.wan.ip("link", "set", f"{side}{number}", "master", f"link{number}")
+        for end in (self.a, self.b):
+            link(end.host, "eth0", end.gateway, "lan0")
+            self._address(end.host, "eth0", end.address)
+            self._address(end.gateway, "lan0", self.words["gateway"].format(end.number))
+            self._address(end.gateway, "wan0", end.wan)
+            self._address(end.gateway, "wan1", end.other)
+            end.host.ip("route", "add", "default", "via", self.words["gateway"].format(end.number))
+            end.gateway.sysctl("net.ipv4.ip_forward", 1)
+            if family == "ipv6":
+                end.gateway.sysctl("net.ipv6.conf.all.forwarding", 1)
+            for scope in ("all", "wan0", "wan1", "lan0"):
+                end.gateway.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
+        self.protect()
+        self.conversation = Conversation(self)
+
+    def _address(self, namespace, device, address):
+        namespace.ip("addr", "add", f"{address}/{self.words['prefix']}", "dev", device)
+
+    def ends(self):
+        """Both, each with the other one."""
+        return (self.a, self.b), (self.b, self.a)
+
+    def selector(self, own, peer, wide=False):
+        """What is protected, as the gateway of `own` sends it, in words of `ip xfrm policy`; or more than
+        that."""
+        if self.kind == "transport":
+            single = self.words["wide" if wide else "single"]
+            words = ("src", f"{own.wan}/{single}", "dst", f"{peer.wan}/{single}", "proto", "udp")
+        elif wide:
+            words = ("src", own.around, "dst", peer.around)
+        else:
+            words = ("src", own.net, "dst", peer.net)
+        return words
+
+    @property
+    def _interface(self):
+        return ("if_id", 42) if self.kind == "interface" else ()
+
+    @property
+    def mode(self):
+        return "transport" if self.kind == "transport" else "tunnel"
+
+    def protect(self):
+        """Sets up both ends."""
+        for own, peer in self.ends():
+            gateway = own.gateway
+            if self.kind == "interface":
+                gateway.ip("link", "add", "xfrm0", "type", "xfrm", "dev", "wan0", "if_id", 42)
+                gateway.ip("link", "set", "xfrm0", "up")
+                gateway.ip("route", "add", peer.net, "dev", "xfrm0")
+            elif self.kind != "transport":
+                gateway.ip("route", "add", peer.net, "via", peer.wan)
+            if self.kind == "encapsulated":
+                self._closing.append(decapsulating(gateway, self.family))
+            self.policies(own, peer, "add")
+            # What is not protected does not leave: then clear text is never right.
+            self.forbid(own, peer, "add", BLOCKED)
+        if self.kind == "transport":
+            # Nor as what an error is about.
+            self.a.gateway.ip("xfrm", "policy", "add", *self.selector(self.a, self.b)[:4], "proto",
+                              *self.words["unreachable"], "dir", "out", "priority", BLOCKED, "action", "block")
+            self.a.gateway.nft(f"""
+                table inet source {{
+                    chain postrouting {{
+                        type nat hook postrouting priority srcnat;
+                        oifname "wan*" snat {self.words["table"]} to {self.a.wan}
+                    }}
+                }}
+            """)
+        self.states(self.spi)
+
+    def policies(self, own, peer, verb):
+        """Adds or deletes the policies of one end."""
+        for direction in ("out", "fwd", "in"):
+            self.policy(own, peer, verb, direction)
+
+    def policy(self, own, peer, verb, direction, priority=100, more=(), selecting=()):
+        """Adds, updates or deletes one; what it is about may be narrowed by further words."""
+        source, destination = (own, peer) if direction == "out" else (peer, own)
+        words = [*self.selector(source, destination), *selecting, *self._interface, "dir", direction]
+        if verb != "delete":
+            ends = ("src", source.wan, "dst", destination.wan) if self.mode == "tunnel" else ()
+            words += ["priority", priority, *more, "tmpl", *ends, "proto", "esp", "reqid", 1, "mode", self.mode]
+        own.gateway.ip("xfrm", "policy", verb, *words)
+
+    def forbid(self, own, peer, verb, priority):
+        """Adds or updates the policy that lets nothing leave in clear."""
+        own.gateway.ip("xfrm", "policy", verb, *self.selector(own, peer, wide=True), *self._interface,
+                       "dir", "out", "priority", priority, "action", "block")
+
+    def states(self, spi, *limit, key=KEY):
+        """Adds the states of both directions, at both ends."""
+        for end in (self.a, self.b):
+            for source, destination in self.ends():
+                more = self._interface
+                if self.kind == "encapsulated":
+                    more += ("encap", "espinudp", 4500, 4500, self.words["anywhere"])
+                end.gateway.ip("xfrm", "state", "add", "src", source.wan, "dst", destination.wan, "proto", "esp",
+                               "spi", hex(spi + source.number), "reqid", 1, "mode", self.mode, *limit,
+                               "aead", "rfc4106(gcm(aes))", key, 128, *more)
+
+    def forget_states(self, spi):
+        """Deletes those that are still there."""
+        for end in (self.a, self.b):
+            for source, destination in self.ends():
+                end.gateway.status("ip", "xfrm", "state", "delete", "src", source.wan, "dst", destination.wan,
+                                   "proto", "esp", "spi", hex(spi + source.number))
+
+    def rekey(self):
+        """Others in their place."""
+        old, self.spi = self.spi, self.spi + 16
+        self.states(self.spi, key="0x" + f"{self.spi % 251 + 1:02x}" * 20)
+        self.forget_states(old)
+
+    def wires(self):
+        """Both links, where nobody decrypts anything."""
+        made = [Wire(self.wan, f"a{number}") for number in (0, 1)]
+        self._closing += made
+        return made
+
+    def close(self):
+        """Removes it all."""
+        self.conversation.close()
+        for closable in self._closing:
+            closable.close()
+        for space in self.spaces:
+            space.remove()
+
+
+def decapsulating(gateway, family):
+    """A socket by which a gateway takes ESP in UDP."""
+    udp_encap, espinudp = 100, 2
+    kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
+    made = gateway.socket(kind, socket.SOCK_DGRAM)
+    made.setsockopt(socket.IPPROTO_UDP, udp_encap, espinudp)
+    made.bind((ADDRESSES[family]["anywhere"], 4500))
+    return made
+
+
+class Conversation:
+    """Datagrams that go both ways all the time, whether or not they arrive."""
+
+    PORT = 7000
+
+    def __init__(self, site):
+        kind = socket.AF_INET6 if site.family == "ipv6" else socket.AF_INET
+        far, address = site.b.host, site.b.address
+        if site.kind == "transport":
+            far, address = site.b.gateway, site.b.wan
+        self._server = far.socket(kind, socket.SOCK_DGRAM)
+        # Its answers come from there, whichever way they go.
+        self._server.bind((address, self.PORT))
+        self._client = site.a.host.socket(kind, socket.SOCK_DGRAM)
+        self._client.connect((address, self.PORT))
+        for end in (self._server, self._client):
+            end.setblocking(False)
+        #: What has arrived, there and back.
+        self.arrived = [0, 0]
+        self._peer = None
+        self._number = 0
+        self._over = False
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+        self._thread.start()
+
+    def _talk(self):
+        while not self._over:
+            self._number += 1
+            message = SIGN + struct.pack("!I", self._number)
+            try:
+                self._client.send(message)
+            except OSError:
+                pass
+            time.sleep(0.004)
+            self._read()
+            if self._peer:
+                try:
+                    self._server.sendto(message, self._peer)
+                except OSError:
+                    pass
+            time.sleep(0.004)
+            self._read()
+
+    def _read(self):
+        for way, end in enumerate((self._server, self._client)):
+            while True:
+                try:
+                    _, peer = end.recvfrom(2048)
+                except OSError:
+                    break
+                self.arrived[way] += 1
+                if way == 0:
+                    self._peer = peer
+
+    def goes_on(self, seconds=10, least=20):
+        """Waits until so many more have arrived both ways."""
+        before = list(self.arrived)
+        deadline = time.monotonic() + seconds
+        while any(now - then < least for now, then in zip(self.arrived, before)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"only {self.arrived} after {before} have arrived")
+            time.sleep(0.02)
+
+    def close(self):
+        """Ends it."""
+        self._over = True
+        self._thread.join()
+        self._client.close()
+        self._server.close()
