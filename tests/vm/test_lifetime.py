@@ -101,7 +101,7 @@ def test_devices_coming_and_going_under_traffic(router):
             router.router.ip("link", "set", device, "up")
         time.sleep(0.1)
     before = router.control.stats()
-    kernel.wait_until(lambda: (router.control.stats() - before).fast > 0, 10, "fast packets once it is over")
+    kernel.wait_until(lambda: (router.control.stats() - before).fast > 0, 30, "fast packets once it is over")
     del flood
 
 
