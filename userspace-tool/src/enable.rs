@@ -78,17 +78,24 @@ pub fn enable(session: &mut Session<'_>, change: Change) -> Result<(), Error> {
     // First of all find out whether it can work at all, and change nothing if not.
     let before = session.client()?.config()?;
     let mark = change.mark.unwrap_or_else(|| mark_to_keep(&before));
-
     let ipsec = change.ipsec.unwrap_or(before.ipsec);
 
     let pause = before.enabled && before.mark != mark;
-    if pause {
-        session.client()?.set_config(&Change::switch(false))?;
+    let evict = before.enabled && before.ipsec != ipsec && ipsec == IpsecMode::EXCLUDE;
+    // What the module has to do ahead of the rules.
+    let ahead = Change {
+        enabled: pause.then_some(false),
+        ipsec: evict.then_some(ipsec),
+        ..Change::default()
+    };
+    let is_ahead = pause || evict;
+    if is_ahead {
+        session.client()?.set_config(&ahead)?;
     }
     // A transaction that fails has changed nothing: there is something to take back only if the
-    // module was switched off above.
+    // module is ahead.
     if let Err(error) = install(session, mark, ipsec) {
-        return Err(if pause { take_back(session, &before, error) } else { error });
+        return Err(if is_ahead { take_back(session, &before, error) } else { error });
     }
     let change = Change { enabled: Some(true), mark: Some(mark), ..change };
     if let Err(error) = session.client()?.set_config(&change) {
@@ -142,24 +149,8 @@ pub fn disable(session: &mut Session<'_>) -> Result<(), Error> {
 /// with them while the fast path is on.
 pub fn set(session: &mut Session<'_>, change: Change) -> Result<(), Error> {
     let client = session.client()?;
-    if change.mark.is_none() && change.ipsec.is_none() {
-        return Ok(client.set_config(&change)?);
-    }
-    let before = client.config()?;
-    if !before.enabled {
-        return Ok(client.set_config(&change)?);
-    }
-    let excludes = before.ipsec != IpsecMode::EXCLUDE && change.ipsec == Some(IpsecMode::EXCLUDE);
-    if !excludes {
+    if (change.mark.is_some() || change.ipsec.is_some()) && client.config()?.enabled {
         return enable(session, change);
     }
-    let only = |ipsec| Change { ipsec: Some(ipsec), ..Change::default() };
-    client.set_config(&only(IpsecMode::EXCLUDE))?;
-    enable(session, change).map_err(|cause| {
-        let restored = session.client().and_then(|client| client.set_config(&only(before.ipsec)));
-        match restored {
-            Ok(()) => cause,
-            Err(error) => Error::Torn { cause: Box::new(cause), rollback: Box::new(error.into()) },
-        }
-    })
+    Ok(client.set_config(&change)?)
 }

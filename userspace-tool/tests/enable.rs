@@ -25,6 +25,7 @@ fn prepared(name: &str) -> World {
     match name {
         "off" => {}
         "on" => run(&["enable"]),
+        "on, accelerating" => run(&["set", "ipsec", "accelerate", ";", "enable"]),
         "off with a mark" => run(&["set", "mark", "0x1/0x3"]),
         "on, rules flushed" => {
             run(&["enable"]);
@@ -102,6 +103,47 @@ fn the_fast_path_is_never_on_without_its_rules_and_failures_leave_no_trace() {
                         }
                         other => panic!("{other:?}: {what}"),
                     }
+                }
+            }
+        }
+    }
+    assert!(failures > 30, "only {failures} failures were tried");
+}
+
+#[test]
+fn what_becomes_of_ipsec_and_its_rules_change_together_or_not_at_all() {
+    let mut failures = 0;
+    let settings = ["", "mark 0x1/0x3", "tcp-timeout 1s", "sample-interval 0ms", "table-size 1"];
+    for state in ["on", "on, accelerating"] {
+        for mode in ["exclude", "accelerate"] {
+            for setting in settings {
+                for (refuse_config, refuse_batch) in [(0, 0), (1, 0), (2, 0), (0, 1)] {
+                    let mut world = prepared(state);
+                    let before = (world.config, world.rules_accelerate(), world.state().1);
+                    (world.refuse_config, world.refuse_batch) = (refuse_config, refuse_batch);
+                    let simulation = Simulation::new(world);
+                    let command = format!("set ipsec {mode} {setting}");
+                    let words: Vec<&str> = command.split_whitespace().collect();
+                    let outcome = tool(&simulation, &words, "");
+                    let world = simulation.world.borrow();
+                    let after = (world.config, world.rules_accelerate(), world.state().1);
+                    let what = format!(
+                        "{state}; {command} with refusals {refuse_config} {refuse_batch}: {:?} {outcome:?}",
+                        world.log
+                    );
+                    // A value that is refused, and then the way back as well.
+                    let is_refused = setting.ends_with("0ms") || setting.ends_with("size 1");
+                    if is_refused && refuse_config == 2 && outcome.stderr.contains("going back") {
+                        continue;
+                    }
+                    if outcome.status == 0 {
+                        assert_eq!(world.config[7], u32::from(mode == "accelerate"), "{what}");
+                    } else {
+                        failures += 1;
+                        assert!(!outcome.stderr.contains("going back"), "{what}");
+                        assert_eq!(after, before, "{what}");
+                    }
+                    assert_eq!(world.rules_accelerate(), Some(world.config[7] == 1), "{what}");
                 }
             }
         }

@@ -241,7 +241,7 @@ pub struct World {
     pub privileged: bool,
     pub has_nf_tables: bool,
     pub has_netlink: bool,
-    /// In the order of the attributes: enabled, value, mask, tcp, udp, sample, size.
+    /// In the order of the attributes: enabled, value, mask, tcp, udp, sample, size, ipsec.
     pub config: Config,
     pub flows: Vec<Flow>,
     /// This many dumps in a row find that the table changed.
@@ -319,6 +319,14 @@ impl World {
             mark_of(&table)
         });
         (self.config[0] == 1, rules, Mark { value: self.config[1], mask: self.config[2] })
+    }
+
+    /// Whether the rules, if there are any, only recognise what IPsec handles.
+    pub fn rules_accelerate(&self) -> Option<bool> {
+        self.table.as_ref().map(|messages| {
+            let table = Table::from_batch(&messages.concat()).unwrap();
+            table.chains.iter().any(|chain| chain.name == "seen_decrypted")
+        })
     }
 
     fn note(&mut self, change: String) {
