@@ -137,6 +137,7 @@ pub struct Flow {
     pub age: u64,
     pub idle: u64,
     pub mark: u32,
+    pub ipsec: u32,
 }
 
 impl Flow {
@@ -149,6 +150,10 @@ impl Flow {
         let (saddr, sport, daddr, dport) = self.received;
         let (nat_saddr, nat_sport, nat_daddr, nat_dport) = self.sent;
         use wire::flow as a;
+        let request = match self.ipsec {
+            0 => request,
+            bits => request.u32(a::IPSEC, bits),
+        };
         request
             .u64(a::ID, self.id)
             .u32(a::STATE, self.state)
@@ -201,6 +206,7 @@ pub fn flows() -> Vec<Flow> {
         age: 65_000,
         idle: 2000,
         mark: 0,
+        ipsec: 0,
     };
     let reply = Flow {
         id: 2,
@@ -226,8 +232,10 @@ pub fn flows() -> Vec<Flow> {
         mark: 0x10,
         ..original.clone()
     };
-    // From a newer module: a state that we do not know, on a device that has gone.
-    let odd = Flow { id: u64::MAX, protocol: 47, state: 7, devices: (2, 77), ..v6.clone() };
+    // From a newer module: a state that we do not know, on a device that has gone; and of the three things
+    // that IPsec does, one is not known.
+    let odd =
+        Flow { id: u64::MAX, protocol: 47, state: 7, devices: (2, 77), ipsec: 7, ..v6.clone() };
     vec![original, reply, v6, odd]
 }
 
