@@ -142,7 +142,18 @@ def test_many_flows_come_and_go_beside_one_that_stays(router, conversation, much
     assert after.slow["table-full"] == after.slow["no-memory"] == 0
     assert most > 100
     # The conversation's own packets: nearly all fast, among those of the strangers, of which none is.
-    assert min(after.packets) >= exchanged / 2 * 0.8, (after.packets, exchanged)
+    # (A listing may miss a flow while others go. To read one of so many flows takes longer than connections
+    # are kept here without a packet.)
+    own = []
+    for _ in range(5):
+        if own:
+            break
+        thread, errors = in_the_background(lambda: own.extend(router.control.flows(destination=router.WAN)))
+        while thread.is_alive():
+            conversation.exchange(1)
+        thread.join()
+        assert not errors
+    assert own[0]["packets"] >= exchanged / 2 * 0.8, (own[0]["packets"], exchanged)
 
     def over():
         conversation.exchange(1)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Traffic between hosts: datagrams and streams that are checked, frames made by hand, captures."""
 
+import contextlib
 import select
 import socket
 import struct
@@ -76,6 +77,14 @@ class Datagrams:
             return False
         assert self._read(received) == payload
         return True
+
+    def drain(self):
+        """Throws away what has arrived and nobody has waited for."""
+        for end in (self._server, self._client):
+            end.settimeout(0)
+            with contextlib.suppress(OSError):
+                while True:
+                    end.recv(65536)
 
     def _read(self, received):
         """The payload in what a socket gives."""
