@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import kernel  # noqa: E402
 from lab.topology import Tunnel, Router  # noqa: E402
+from lab.traffic import Datagrams, Wire  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -69,3 +70,20 @@ def tunnel():
     topology = Tunnel()
     yield topology
     topology.remove()
+
+
+@pytest.fixture
+def wan(tunnel):
+    """Everything that passes the tunnel's WAN."""
+    tunnel.wan.run("ethtool", "-K", "porta", "gro", "off", check=False)
+    wire = Wire(tunnel.wan, "porta")
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def tunnelled(tunnel):
+    """A conversation between the tunnel's LANs."""
+    conversation = Datagrams(tunnel.lan_a, tunnel.lan_b, tunnel.LAN_B)
+    yield conversation
+    conversation.close()

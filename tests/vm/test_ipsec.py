@@ -40,22 +40,6 @@ def inner(wire, tunnel, seconds=0.3):
 
 
 @pytest.fixture
-def wan(tunnel):
-    """Everything that passes the WAN."""
-    tunnel.wan.run("ethtool", "-K", "porta", "gro", "off", check=False)
-    wire = Wire(tunnel.wan, "porta")
-    yield wire
-    wire.close()
-
-
-@pytest.fixture
-def datagrams(tunnel):
-    conversation = Datagrams(tunnel.lan_a, tunnel.lan_b, tunnel.LAN_B)
-    yield conversation
-    conversation.close()
-
-
-@pytest.fixture
 def plain(tunnel):
     """A conversation that no policy is about: from the LAN to the stranger."""
     tunnel.stranger.ip("route", "replace", "10.1.0.0/24", "via", tunnel.A)
@@ -64,12 +48,12 @@ def plain(tunnel):
     conversation.close()
 
 
-def test_a_tunnel_stays_slow_and_encrypted_without_any_rule(tunnel, datagrams, wan):
+def test_a_tunnel_stays_slow_and_encrypted_without_any_rule(tunnel, tunnelled, wan):
     tunnel.control.enable()
-    datagrams.warm_up()
+    tunnelled.warm_up()
     before = tunnel.control.stats()
     wan.frames(0.1)
-    datagrams.exchange(20)
+    tunnelled.exchange(20)
     after = tunnel.control.stats() - before
     assert after.fast == 0
     assert after.flows == 0
@@ -90,13 +74,13 @@ def test_a_stream_through_the_tunnel(tunnel, wan):
     stream.close()
 
 
-def test_plain_flows_beside_the_tunnel_are_fast(tunnel, plain, datagrams):
+def test_plain_flows_beside_the_tunnel_are_fast(tunnel, plain, tunnelled):
     tunnel.control.enable()
-    datagrams.exchange(3)
+    tunnelled.exchange(3)
     plain.warm_up()
     before = tunnel.control.stats()
     plain.exchange(20)
-    datagrams.exchange(20)
+    tunnelled.exchange(20)
     after = tunnel.control.stats() - before
     assert after.fast >= 38
     assert after.slow["ipsec"] == 40
@@ -134,12 +118,12 @@ def xfrm_stat(namespace, name):
     raise AssertionError(f"no counter {name}")
 
 
-def test_the_clear_text_twin_of_a_tunnelled_flow_is_dropped(tunnel, datagrams):
+def test_the_clear_text_twin_of_a_tunnelled_flow_is_dropped(tunnel, tunnelled):
     tunnel.control.enable()
-    datagrams.warm_up()
-    datagrams.exchange(20)
-    twins_are_dropped(tunnel, datagrams)
-    datagrams.exchange(5)
+    tunnelled.warm_up()
+    tunnelled.exchange(20)
+    twins_are_dropped(tunnel, tunnelled)
+    tunnelled.exchange(5)
     assert tunnel.control.stats().fast == 0
 
 
@@ -255,25 +239,25 @@ def test_an_expiring_bypass_policy_does_too(tunnel, wan):
     conversation.close()
 
 
-def test_masquerade_with_the_bypass_stays_encrypted(tunnel, datagrams, wan):
+def test_masquerade_with_the_bypass_stays_encrypted(tunnel, tunnelled, wan):
     tunnel.a.nft(MASQUERADE + BYPASS)
     tunnel.control.enable()
-    datagrams.warm_up()
+    tunnelled.warm_up()
     wan.frames(0.1)
     before = tunnel.control.stats()
-    datagrams.exchange(20)
+    tunnelled.exchange(20)
     assert (tunnel.control.stats() - before).fast == 0
     packets = wan.packets()
     assert sum(packet[IP].proto == ESP for packet in packets) == 40
     assert len(packets) == 40
 
 
-def test_masquerade_without_it_leaves_in_clear(tunnel, datagrams, wan):
+def test_masquerade_without_it_leaves_in_clear(tunnel, tunnelled, wan):
     """Not by fasttrack's doing: this is what the bypass is for."""
     tunnel.b.nft("table ip reverse {\n chain postrouting {\n type filter hook postrouting priority 0\n }\n}")
     tunnel.b.ip("xfrm", "policy", "flush")
     tunnel.a.nft(MASQUERADE)
-    datagrams.request(timeout=0.5)
+    tunnelled.request(timeout=0.5)
     clear = [packet for packet in wan.packets(protocol=17) if packet[IP].src == tunnel.A]
     assert clear
 
