@@ -182,11 +182,14 @@ impl Skb {
     }
 
     /// Has `len` bytes from the network header on brought into one piece. `false` if it is not that long
-    /// or there is no memory.
+    /// or there is no memory, or if it is a list of packets: what was brought here from the second one would
+    /// be missed when they are split again, as those of SCTP, of which the first has nothing but headers.
     #[cold]
     pub fn pull(&mut self, len: u32) -> bool {
+        // SAFETY: Every packet has its shared info behind its linear data.
+        let is_list = unsafe { !(*self.shared_info()).frag_list.is_null() };
         // SAFETY: By the invariant.
-        unsafe { bindings::ft_pskb_may_pull(self.0.as_ptr(), len) }
+        !is_list && unsafe { bindings::ft_pskb_may_pull(self.0.as_ptr(), len) }
     }
 
     /// Whether it is too large for `mtu`, segment by segment if it is made of several.
@@ -252,8 +255,8 @@ impl Skb {
         (skb.data as usize).wrapping_sub(skb.head as usize)
     }
 
-    /// Gives its first `len` bytes to write to, and makes sure that there is room for a link-layer header
-    /// before them.
+    /// Gives its first `len` bytes to write to, or as many as are in one piece, and makes sure that there is
+    /// room for a link-layer header before them.
     ///
     /// # Errors
     ///
@@ -272,7 +275,9 @@ impl Skb {
 
     #[cold]
     fn copy_for_writing(&mut self, len: u32) -> Result<(), NoMemory> {
-        let len = len.min(self.size());
+        // No more than is in one piece: see `pull`.
+        let skb = self.raw();
+        let len = len.min(skb.len.wrapping_sub(skb.data_len));
         // SAFETY: By the invariant.
         let copied =
             unsafe { bindings::ft_skb_cow_head_and_data(self.0.as_ptr(), LINK_HEADROOM, len) };
