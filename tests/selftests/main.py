@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts import Script, patient, scripts
@@ -99,8 +99,8 @@ class Fast:
         return since
 
 
-def run(script: Script, with_fasttrack: bool) -> Outcome:
-    """Runs a script."""
+def run(script: Script, with_fasttrack: bool, shown: bool) -> Outcome:
+    """Runs a script. What it prints is shown at once, or not at all."""
     tree = WORK / ("with" if with_fasttrack else "without")
     path = tree / script.path
     environment = os.environ | {"KSFT_MACHINE_SLOW": "yes", "WAIT_TIMEOUT": "60"}
@@ -130,6 +130,8 @@ def run(script: Script, with_fasttrack: bool) -> Outcome:
     cases, output = [], []
     for line in process.stdout:
         output.append(line.rstrip())
+        if shown:
+            print(f"    {line.rstrip()}", flush=True)
         if (said := understand(line)) is not None:
             name, result = said
             cases.append(Case(name, result, fast.since() if with_fasttrack else 0, line.strip()))
@@ -196,6 +198,17 @@ def prepare() -> None:
             path.write_text(script.with_fasttrack(text) if kind == "with" else text)
 
 
+def chosen(all_of_them: list[Script], wanted: list[str]) -> list[Script]:
+    """Those that are named, with the arguments that are given with the name, or else all that they are run with."""
+    found = []
+    for words in map(str.split, wanted):
+        of_that_name = [script for script in all_of_them if script.name == words[0]]
+        if not of_that_name:
+            sys.exit(f"selftests: {words[0]} is not among them")
+        found += [replace(of_that_name[0], arguments=tuple(words[1:]))] if words[1:] else of_that_name
+    return found if wanted else all_of_them
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--seed", type=int, default=time.time_ns() % 100000)
@@ -207,16 +220,14 @@ def main() -> int:
     # not its own.
     subprocess.run(["modprobe", "fasttrack"], check=True)
     lines, complaints = [], []
-    for script in scripts(wanted.seed):
-        if wanted.script and not {script.name, script.label} & set(wanted.script):
-            continue
+    for script in chosen(scripts(wanted.seed), wanted.script):
         outcomes = []
         for with_fasttrack in (False, True):
-            outcome = run(script, with_fasttrack)
+            outcome = run(script, with_fasttrack, wanted.output)
             outcomes.append(outcome)
             kind = "with" if with_fasttrack else "without"
             print(f"selftests: {script.label} {kind} fasttrack: {outcome.summary} ({outcome.seconds:.0f} s)", flush=True)
-            if outcome.status != 0 or wanted.output:
+            if outcome.status != 0 and not wanted.output:
                 print("\n".join(f"    {line}" for line in outcome.output[-300:]), flush=True)
         lines += table(script, *outcomes)
         complaints += worse(script, *outcomes)
