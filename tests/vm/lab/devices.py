@@ -186,16 +186,21 @@ class PppoeSession:
             os.close(file)
 
 
-def pppoe(host, host_device, router, router_device, offloads=False):
-    """A PPPoE session between the two."""
-    for module in ("ppp_generic", "pppoe"):
-        router.run("modprobe", module)
-    link(host, f"{host_device}p", router, f"{router_device}p", offloads)
-    ends = _ends(host, host_device, router, router_device)
-    closing = contextlib.ExitStack()
-    for (namespace, device), (other, there) in zip(ends, reversed(ends)):
-        closing.callback(PppoeSession(namespace, device, f"{device}p", other.mac(f"{there}p"), 5).close)
-    return closing
+def pppoe_over(below):
+    """A kind: a PPPoE session between the two, on devices of another kind."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        for module in ("ppp_generic", "pppoe"):
+            router.run("modprobe", module)
+        below(host, f"{host_device}p", router, f"{router_device}p", offloads)
+        ends = _ends(host, host_device, router, router_device)
+        closing = contextlib.ExitStack()
+        for (namespace, device), (other, there) in zip(ends, reversed(ends)):
+            closing.callback(PppoeSession(namespace, device, f"{device}p", other.mac(f"{there}p"), 5).close)
+        return closing
+    return kind
+
+
+pppoe = pppoe_over(link)
 
 
 class Pump:
@@ -256,25 +261,30 @@ tun = carried(IFF_TUN)
 tap = carried(IFF_TAP)
 
 
-def _carrier(host, host_device, router, router_device, offloads):
-    """What a tunnel goes through: a cable with addresses. Gives its number, and for both ends namespace,
-    device, own and peer's address."""
-    number = next(_CARRIERS) % 250 + 1
-    link(host, f"{host_device}p", router, f"{router_device}p", offloads)
-    own, peer = f"172.16.{number}.2", f"172.16.{number}.1"
-    host.ip("addr", "add", f"{own}/24", "dev", f"{host_device}p")
-    router.ip("addr", "add", f"{peer}/24", "dev", f"{router_device}p")
-    return number, ((host, host_device, own, peer), (router, router_device, peer, own))
+def carried_by(below):
+    """What a tunnel goes through: devices of a kind, with addresses. A function that makes it, and gives its
+    number, and for both ends namespace, device, own and peer's address."""
+    def carrier(host, host_device, router, router_device, offloads):
+        number = next(_CARRIERS) % 250 + 1
+        below(host, f"{host_device}p", router, f"{router_device}p", offloads)
+        own, peer = f"172.16.{number}.2", f"172.16.{number}.1"
+        host.ip("addr", "add", f"{own}/24", "dev", f"{host_device}p")
+        router.ip("addr", "add", f"{peer}/24", "dev", f"{router_device}p")
+        return number, ((host, host_device, own, peer), (router, router_device, peer, own))
+    return carrier
+
+
+_carrier = carried_by(link)
 
 
 NUMBER = object()
 
 
-def tunnel(*what):
+def tunnel(*what, carrier=_carrier):
     """A kind: a tunnel of the kernel's, made by `ip link add` with the given arguments and addresses.
     `NUMBER` stands for one that no other tunnel of the router has."""
     def kind(host, host_device, router, router_device, offloads=False):
-        number, ends = _carrier(host, host_device, router, router_device, offloads)
+        number, ends = carrier(host, host_device, router, router_device, offloads)
         arguments = [number if word is NUMBER else word for word in what]
         for namespace, device, own, peer in ends:
             _add(namespace, device, device, *arguments, "local", own, "remote", peer)
@@ -288,17 +298,22 @@ vxlan_with_checksum = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "ud
 vxlan = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789)
 
 
-def wireguard(host, host_device, router, router_device, offloads=False):
-    """A WireGuard tunnel."""
-    number, ends = _carrier(host, host_device, router, router_device, offloads)
-    port = 51820 + number
-    private = [end[0].run("wg", "genkey") for end in ends]
-    public = [end[0].run("wg", "pubkey", stdin=key).strip() for end, key in zip(ends, private)]
-    for (namespace, device, _, peer), key, known in zip(ends, private, reversed(public)):
-        namespace.ip("link", "add", device, "type", "wireguard")
-        namespace.run("wg", "set", device, "listen-port", port, "private-key", "/dev/stdin", "peer", known,
-                      "allowed-ips", "0.0.0.0/0,::/0", "endpoint", f"{peer}:{port}", stdin=key)
-        namespace.ip("link", "set", device, "up")
+def wireguard_through(carrier):
+    """A kind: a WireGuard tunnel."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        number, ends = carrier(host, host_device, router, router_device, offloads)
+        port = 51820 + number
+        private = [end[0].run("wg", "genkey") for end in ends]
+        public = [end[0].run("wg", "pubkey", stdin=key).strip() for end, key in zip(ends, private)]
+        for (namespace, device, _, peer), key, known in zip(ends, private, reversed(public)):
+            namespace.ip("link", "add", device, "type", "wireguard")
+            namespace.run("wg", "set", device, "listen-port", port, "private-key", "/dev/stdin", "peer", known,
+                          "allowed-ips", "0.0.0.0/0,::/0", "endpoint", f"{peer}:{port}", stdin=key)
+            namespace.ip("link", "set", device, "up")
+    return kind
+
+
+wireguard = wireguard_through(_carrier)
 
 
 def xfrmi(host, host_device, router, router_device, offloads=False):

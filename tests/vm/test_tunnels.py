@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tunnels that become narrower under flows that are fast, and tunnels and other devices one above the other.
+
+The WAN is a tunnel, which goes by way of a host in between. Everything is done twice on the same router, with
+fasttrack off and with it on, and has to come out the same: how large packets may be, what the sender is told, and by
+whom.
+"""
+
+import subprocess
+import time
+
+import pytest
+from lab import devices
+from lab.devices import NUMBER, link, tunnel
+from lab.namespace import Namespace
+from lab.topology import FIREWALL, Router
+from lab.traffic import Datagrams, Stream, Wire
+from scapy.layers.inet import ICMP
+
+COUNT = 30
+NARROW = 1200
+
+
+@pytest.fixture
+def between():
+    """The host in between, which forwards, and says so if what it is to forward is too large."""
+    host = Namespace("between")
+    host.sysctl("net.ipv4.ip_forward", 1)
+    # Else a packet that is too large now and then remains without an answer.
+    for limit in ("icmp_ratelimit", "icmp_ratemask"):
+        host.sysctl(f"net.ipv4.{limit}", 0)
+    yield host
+    host.remove()
+
+
+def by_way_of(between):
+    """What a tunnel goes through: two cables, and the host in between."""
+    def carrier(host, host_device, router, router_device, offloads):
+        found = []
+        for end, device, net in ((host, host_device, 2), (router, router_device, 1)):
+            own, hop, peer = f"172.16.{net}.1", f"172.16.{net}.2", f"172.16.{3 - net}.1"
+            link(end, f"{device}p", between, f"to{net}", offloads)
+            end.ip("addr", "add", f"{own}/24", "dev", f"{device}p")
+            between.ip("addr", "add", f"{hop}/24", "dev", f"to{net}")
+            end.ip("route", "add", f"172.16.{3 - net}.0/24", "via", hop)
+            found.append((end, device, own, peer))
+        return 1, found
+    return carrier
+
+
+#: For each kind of tunnel: how it is made, and whether its packets may not be fragmented, so that it finds the path's
+#: MTU.
+TUNNELS = {
+    "gre": (lambda carrier: tunnel("type", "gre", "ttl", 64, carrier=carrier), True),
+    "ipip": (lambda carrier: tunnel("type", "ipip", "ttl", 64, carrier=carrier), True),
+    "vxlan": (lambda carrier: tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, carrier=carrier), False),
+    "vxlan-df": (lambda carrier: tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "df", "set", carrier=carrier),
+                 True),
+    "wireguard": (devices.wireguard_through, False),
+}
+
+WITHOUT_NAT = FIREWALL[:FIREWALL.index("table ip nat")]
+FIREWALLS = {"masquerade": FIREWALL, "no-nat": WITHOUT_NAT}
+
+
+@pytest.fixture
+def make_router(between):
+    made = []
+
+    def make(kind, firewall):
+        made.append(Router(wan=TUNNELS[kind][0](by_way_of(between)), firewall=FIREWALLS[firewall]))
+        router = made[-1]
+        # The forwarding of what is too large for a tunnel in which nothing may be fragmented is refused only so.
+        router.router.sysctl("net.ipv4.ip_forward_use_pmtu", 1)
+        for limit in ("icmp_ratelimit", "icmp_ratemask"):
+            router.router.sysctl(f"net.ipv4.{limit}", 0)
+        return router
+
+    yield make
+    for router in made:
+        router.remove()
+
+
+def fast_packets(router, run):
+    """How many packets of the original direction are fast in a run."""
+    before = router.control.stats()
+    run()
+    return (router.control.stats() - before).packets[0]
+
+
+def fares(router, datagrams, size, told):
+    """Whether a packet of a size arrives, and what its sender is told: by whom, about which addresses and ports, and
+    the MTU."""
+    told.frames(0)
+    sent, behind = datagrams.probe(size - 28), datagrams.probe(32)
+    arrived = []
+    while behind not in arrived:
+        arrived += datagrams.receive(1) or pytest.fail("a small packet was lost")
+    answers = {(packet.src, packet.dst, packet[ICMP].nexthopmtu, packet[ICMP].payload.src, packet[ICMP].payload.dst,
+                packet[ICMP].payload.payload.sport - datagrams.source[1], packet[ICMP].payload.payload.dport)
+               for packet in told.packets(protocol=1, seconds=0.1) if (packet[ICMP].type, packet[ICMP].code) == (3, 4)}
+    return sent in arrived, answers
+
+
+def explore(router, datagrams, narrow, widen):
+    """What becomes of a conversation when its tunnel becomes narrower, and wide again: all that is said to its sender,
+    the largest packet that passes, and whether one of a byte more does."""
+    told = Wire(router.lan, "eth0", outgoing=False)
+    assert fares(router, datagrams, 1300, told) == (True, set())
+    narrow()
+    said, passes = set(), False
+    # What is too large first is found out by the tunnel, and then by the router.
+    for _ in range(5):
+        arrived, answers = fares(router, datagrams, 1300, told)
+        said |= answers
+        passes = arrived
+    largest = max((answer[2] for answer in said), default=0)
+    at_the_edge = [fares(router, datagrams, size, told)[0] for size in (largest, largest + 1)] if largest else []
+    datagrams.exchange(5)
+    widen()
+    datagrams.exchange(3)
+    again = fares(router, datagrams, 1300, told)
+    told.close()
+    return {"told": said, "large ones pass": passes, "at the edge": at_the_edge, "wide again": again}
+
+
+def slow_and_fast(router, conversation, look):
+    """What is seen without fasttrack, and with it, of a conversation that is fast then."""
+    conversation.exchange(5)
+    slow = look()
+    router.control.enable()
+    conversation.warm_up()
+    assert fast_packets(router, lambda: conversation.exchange(COUNT)) >= COUNT * 0.9
+    fast = look()
+    # It is so afterwards, too.
+    conversation.warm_up()
+    assert fast_packets(router, lambda: conversation.exchange(COUNT)) >= COUNT * 0.9
+    return slow, fast
+
+
+def on_the_way(between, router, mtu):
+    """Sets the MTU of the cable behind the host in between, and has forgotten what was found out about it."""
+    between.ip("link", "set", "to2", "mtu", mtu)
+    if mtu == 1500:
+        router.router.ip("route", "flush", "cache")
+
+
+@pytest.mark.parametrize("kind, firewall", [*((kind, "masquerade") for kind in TUNNELS), ("gre", "no-nat"),
+                                            ("vxlan-df", "no-nat")])
+def test_the_path_of_a_tunnel_becomes_narrower(make_router, between, kind, firewall):
+    """By the word of a host on the way, of which only the tunnel hears."""
+    router = make_router(kind, firewall)
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.set_probing()
+    slow, fast = slow_and_fast(router, datagrams, lambda: explore(
+        router, datagrams, lambda: on_the_way(between, router, NARROW), lambda: on_the_way(between, router, 1500)))
+    assert fast == slow
+    if TUNNELS[kind][1]:
+        assert slow["told"] and slow["at the edge"] == [True, False] and not slow["large ones pass"]
+    else:
+        assert not slow["told"] and slow["large ones pass"]
+    assert slow["wide again"] == (True, set())
+
+
+@pytest.mark.parametrize("kind", ["gre", "vxlan", "wireguard"])
+def test_the_mtu_of_a_tunnel_changed(make_router, between, kind):
+    """By the administrator. What leaves is no larger, with all that the tunnel adds; it may pad what it carries."""
+    router = make_router(kind, "masquerade")
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.set_probing()
+    before = int(router.router.ip("-o", "link", "show", "wan0").split(" mtu ")[1].split()[0])
+    # No multiple of anything that packets are padded to.
+    mtu = 1203
+
+    outside = router.until_removed(Wire(router.router, "wan0p", incoming=False))
+
+    def narrow():
+        router.router.ip("link", "set", "wan0", "mtu", mtu)
+        outside.frames(0.1)
+
+    def widen():
+        sizes.append(max(map(len, outside.frames())))
+        router.router.ip("link", "set", "wan0", "mtu", before)
+
+    sizes = []
+    slow, fast = slow_and_fast(router, datagrams, lambda: explore(router, datagrams, narrow, widen))
+    assert fast == slow
+    assert slow["at the edge"] == [True, False] and {answer[2] for answer in slow["told"]} == {mtu}
+    assert sizes[0] == sizes[1] and sizes[0] >= mtu + 14
+
+
+@pytest.mark.parametrize("kind", ["gre", "vxlan-df", "wireguard"])
+def test_a_stream_goes_on_in_a_tunnel_whose_path_becomes_narrower(make_router, between, kind):
+    """TCP is told, and sends smaller segments."""
+    router = make_router(kind, "masquerade")
+    router.control.enable()
+    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN))
+    stream.warm_up()
+    stream.send(b"a" * 50000)
+    on_the_way(between, router, NARROW)
+    stream.send(b"b" * 100000)
+    assert fast_packets(router, lambda: stream.send(b"c" * 100000)) >= 30
+
+
+# One above the other.
+
+
+STACKS = {
+    "gre_on_vlan": lambda: tunnel("type", "gre", "ttl", 64, carrier=devices.carried_by(devices.vlan)),
+    "ipip_on_bridge": lambda: tunnel("type", "ipip", "ttl", 64, carrier=devices.carried_by(devices.bridge)),
+    "vxlan_on_bond": lambda: tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789,
+                                    carrier=devices.carried_by(devices.bond_active_backup)),
+    "wireguard_in_gre": lambda: devices.wireguard_through(devices.carried_by(devices.gre)),
+    "gre_in_wireguard_on_qinq": lambda: tunnel(
+        "type", "gre", "ttl", 64, carrier=devices.carried_by(devices.wireguard_through(
+            devices.carried_by(devices.qinq)))),
+    "vlan_on_vxlan": lambda: on_top_of(devices.vxlan),
+    "pppoe_on_vlan": lambda: devices.pppoe_over(devices.vlan),
+}
+
+
+def on_top_of(below):
+    """A kind: a VLAN on devices of another kind."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        closing = below(host, f"{host_device}p", router, f"{router_device}p", offloads)
+        for namespace, device in ((host, host_device), (router, router_device)):
+            namespace.ip("link", "add", "link", f"{device}p", "name", device, "type", "vlan", "id", 9)
+            namespace.ip("link", "set", device, "up")
+        return closing
+    return kind
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_fast_through_devices_one_above_the_other(stack):
+    if "pppoe" in stack and subprocess.run(["modinfo", "pppoe"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
+    router = Router(wan=STACKS[stack]())
+    router.control.enable()
+    conversations = [router.until_removed(kind(router.lan, router.wan, router.WAN)) for kind in (Datagrams, Stream)]
+    for conversation in conversations:
+        conversation.warm_up()
+        before = router.control.stats()
+        conversation.exchange(COUNT, size=1000)
+        stats = router.control.stats() - before
+        assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    found = {(flow["in-ifindex"], flow["out-ifindex"]) for flow in router.control.flows()}
+    lan, wan = router.router.index("lan0"), router.router.index("wan0")
+    assert found == {(lan, wan), (wan, lan)}
+    router.remove()
