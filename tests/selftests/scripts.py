@@ -28,6 +28,8 @@ def patient(text: str) -> str:
     # a slow machine.
     text = re.sub(r"^timeout=5$", "timeout=40", text, flags=re.MULTILINE)
     text = re.sub(r"^COUNT=200$", "COUNT=40", text, flags=re.MULTILINE)
+    # And how many milliseconds it holds a packet back for, within which another program has to send the next one.
+    text = text.replace("nf_queue -q 12 -d 1000 ", "nf_queue -q 12 -d 3000 ")
     return re.sub(r"\btimeout (?:3|5|10) (?=ip netns exec|socat|iperf3)", "timeout 60 ", text)
 
 
