@@ -87,31 +87,17 @@ def wait_until(condition, seconds=5.0, what="the condition", pause=0.02):
         time.sleep(pause)
 
 
-class Checksums:
-    """Who has summed the packets that devices of a given name receive, as protocols get to see them:
-    counts by name."""
+class _Tracing:
+    """The kernel's tracing."""
 
-    NAMES = ["none", "unnecessary", "complete", "partial"]
     _TRACING = Path("/sys/kernel/tracing")
 
-    def __init__(self, device):
+    def __init__(self):
         if not (self._TRACING / "trace").exists():
             subprocess.run(["mount", "-t", "tracefs", "tracefs", str(self._TRACING)], check=True)
-        self._write("dynamic_events", "t:fasttrack/received netif_receive_skb summed=skb->ip_summed "
-                    "protocol=skb->protocol device=skb->dev->name:string\n")
-        self._write("events/fasttrack/received/filter", f'device == "{device}" && protocol == 8')
-        self._write("trace", "")
-        self._write("events/fasttrack/received/enable", "1")
 
-    def counts(self):
-        """The counts so far."""
-        found = re.findall(r"summed=(\d+)", (self._TRACING / "trace").read_text(encoding="ascii"))
-        return {self.NAMES[int(number)]: found.count(number) for number in set(found)}
-
-    def close(self):
-        """Stops looking."""
-        self._write("events/fasttrack/received/enable", "0")
-        self._write("dynamic_events", "-:fasttrack/received\n")
+    def _read(self, file):
+        return (self._TRACING / file).read_text(encoding="ascii")
 
     def _write(self, file, text):
         # To truncate the list of events is to remove all of them; and the files can't be sought in.
@@ -120,3 +106,47 @@ class Checksums:
             os.write(end, text.encode())
         finally:
             os.close(end)
+
+
+class Checksums(_Tracing):
+    """Who has summed the packets that devices of a given name receive, as protocols get to see them:
+    counts by name."""
+
+    NAMES = ["none", "unnecessary", "complete", "partial"]
+
+    def __init__(self, device):
+        super().__init__()
+        self._write("dynamic_events", "t:fasttrack/received netif_receive_skb summed=skb->ip_summed "
+                    "protocol=skb->protocol device=skb->dev->name:string\n")
+        self._write("events/fasttrack/received/filter", f'device == "{device}" && protocol == 8')
+        self._write("trace", "")
+        self._write("events/fasttrack/received/enable", "1")
+
+    def counts(self):
+        """The counts so far."""
+        found = re.findall(r"summed=(\d+)", self._read("trace"))
+        return {self.NAMES[int(number)]: found.count(number) for number in set(found)}
+
+    def close(self):
+        """Stops looking."""
+        self._write("events/fasttrack/received/enable", "0")
+        self._write("dynamic_events", "-:fasttrack/received\n")
+
+
+class Queued(_Tracing):
+    """Packets that the stack is given for devices to send: whatever is to be sent by way of their queues, even
+    if these are none."""
+
+    def __init__(self):
+        super().__init__()
+        self._write("events/net/net_dev_queue/filter", "0")
+        self._write("trace", "")
+        self._write("events/net/net_dev_queue/enable", "1")
+
+    def count(self, device):
+        """How many there were so far for devices of a name."""
+        return len(re.findall(rf"net_dev_queue: dev={device} ", self._read("trace")))
+
+    def close(self):
+        """Stops looking."""
+        self._write("events/net/net_dev_queue/enable", "0")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Packets for a VLAN or a bridge are given to it at once, past its queue."""
+
+import time
+
+import pytest
+from lab import devices
+from lab.kernel import Queued
+from lab.topology import Router
+from lab.traffic import Datagrams
+
+COUNT = 50
+
+#: For each kind of device, by which of those below it packets leave.
+KINDS = {
+    "vlan": ("wan0p",),
+    "bridge": ("wan0p", "wan0q"),
+    "bridge_with_vlans": ("wan0p", "wan0q"),
+}
+
+
+@pytest.fixture
+def queued():
+    looking = Queued()
+    yield looking
+    looking.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_packets_pass_the_queue_of_a_device_that_has_none(queued, kind):
+    router = Router(wan=getattr(devices, kind))
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+
+    def queued_in(run):
+        """How many packets are queued for the device, and for those below it; how many it says it has sent; and
+        how many were slow."""
+        def seen():
+            stats = router.control.stats()
+            sent = int(router.router.run("cat", "/sys/class/net/wan0/statistics/tx_packets"))
+            return (queued.count("wan0"), sum(map(queued.count, KINDS[kind])), sent, sum(stats.slow.values()))
+        before = seen()
+        run()
+        return tuple(after - then for after, then in zip(seen(), before))
+
+    upper, lower, sent, slow = queued_in(lambda: datagrams.exchange(COUNT))
+    # Beside those that are slow there may be a question or two of a neighbour.
+    assert upper <= slow + 3
+    assert slow <= COUNT / 5
+    assert COUNT <= lower <= COUNT + 4
+    assert COUNT <= sent <= COUNT + 4
+    # With something on the device that is to see them they take its queue: so they would have been seen.
+    router.router.run("tc", "qdisc", "add", "dev", "wan0", "clsact")
+    router.router.run("tc", "filter", "add", "dev", "wan0", "egress", "matchall", "action", "pass")
+    time.sleep(0.1)
+    upper, lower, sent, _ = queued_in(lambda: datagrams.exchange(COUNT))
+    assert min(upper, lower, sent) >= COUNT
+    router.remove()
