@@ -4,7 +4,6 @@
 //! leaves by.
 
 use crate::engine::ip::Family;
-use crate::engine::ip::Ip;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::packet::Packet;
@@ -192,7 +191,7 @@ fn admit<I: Carried>(
     }
     let mtu = match &flow.neighbour {
         Some(neighbour) => plain_mtu::<I>(instance, flow, neighbour)?,
-        None => bundle_mtu::<I>(flow)?,
+        None => bundle_mtu::<I>(instance, flow)?,
     };
     if !I::is_forwarded(instance.net, port.index) {
         return Err(SlowReason::StaleRoute);
@@ -214,7 +213,7 @@ fn plain_mtu<I: Carried>(
     flow: &Flow,
     neighbour: &Neighbour,
 ) -> Result<u32, SlowReason> {
-    if !I::is_current(&flow.route, instance.net) {
+    if !flow.route.is_in_use() || !flow.is_routed_in(I::routes(instance.net)) {
         return Err(SlowReason::StaleRoute);
     }
     if !neighbour.is_valid() {
@@ -226,8 +225,8 @@ fn plain_mtu<I: Carried>(
 /// The largest packet that a flow's IPsec transforms take, if they are still what they were. It changes
 /// with the route of what they make of it, so it is asked for every time.
 #[inline(never)]
-fn bundle_mtu<I: Carried>(flow: &Flow) -> Result<u32, SlowReason> {
-    match flow.route.is_usable() {
+fn bundle_mtu<I: Carried>(instance: &Instance, flow: &Flow) -> Result<u32, SlowReason> {
+    match flow.is_routed_in(flow.routes::<I>(instance.net)) && flow.route.is_usable() {
         true => Ok(flow.route.mtu(I::FAMILY)),
         false => Err(SlowReason::StaleRoute),
     }
@@ -275,7 +274,7 @@ fn forward<I: Carried>(
 /// Sends a packet of a flow on to the slow path: counted, and so that conntrack understands it and the
 /// learning side recognises it.
 #[cold]
-fn stay_slow<I: Ip>(
+fn stay_slow<I: Carried>(
     instance: &Instance,
     read: Read<'_>,
     flow: &Flow,
@@ -291,8 +290,9 @@ fn stay_slow<I: Ip>(
         | SlowReason::Dscp
         | SlowReason::StaleRoute
         | SlowReason::NoNeighbour => {
-            let epoch = instance.settings.epoch();
-            flow.validity.send_probe(skb.id(), packet.dscp(), epoch);
+            let (epoch, routes) = (instance.settings.epoch(), flow.routes::<I>(instance.net));
+            flow.validity
+                .send_probe(skb.id(), packet.dscp(), epoch, routes);
         }
         _ => {}
     }

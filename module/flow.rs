@@ -5,7 +5,9 @@
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::Release;
 
 use crate::engine::ip::Ip;
 use crate::engine::ip::Pair;
@@ -17,12 +19,15 @@ use crate::engine::key::Key;
 use crate::engine::rewrite::Translation;
 use crate::engine::tick::Tick;
 use crate::engine::transport::Protocol;
+use crate::engine::validity::Routes;
 use crate::engine::validity::Validity;
 use crate::engine::window::Window;
 use crate::net::conntrack;
 use crate::net::conntrack::Direction;
 use crate::net::conntrack::Tracked;
+use crate::net::namespace::Net;
 use crate::net::neighbour::Neighbour;
+use crate::net::route::routes_of_bundles;
 use crate::net::route::Route;
 use crate::net::route::Routed;
 use crate::net::secpath::Secpath;
@@ -49,6 +54,8 @@ pub struct Flow {
     pub connection: conntrack::Held,
     /// The route that the slow path takes.
     pub route: Route,
+    /// The generation of the routes that it was last looked up in: see [`Flow::routes`].
+    looked_up: AtomicU32,
     /// Largest packet that the route takes, unless it leads to a transform.
     pub mtu: AtomicU32,
     /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
@@ -194,6 +201,7 @@ impl Flow {
             addresses: I::remembered(from.addresses, to.addresses),
             connection: seed.connection,
             route: seed.route,
+            looked_up: AtomicU32::new(0),
             neighbour: seed.neighbour,
             stamp: AtomicU64::new(0),
             validity: seed.validity,
@@ -226,6 +234,27 @@ impl Flow {
     /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
     pub fn is_transformed(&self) -> bool {
         self.secpath.is_some() || self.neighbour.is_none()
+    }
+
+    /// The generation now of the routes that its own was looked up in.
+    pub fn routes<I: Carried>(&self, net: Net<'_>) -> Routes {
+        match self.neighbour {
+            Some(_) => I::routes(net),
+            None => routes_of_bundles(net),
+        }
+    }
+
+    /// Whether nothing about the routes has changed since its own was looked up, given their generation.
+    #[inline(always)]
+    pub fn is_routed_in(&self, routes: Routes) -> bool {
+        // Acquire: who finds a new generation also sees what was written down in it.
+        self.looked_up.load(Acquire) == routes.0
+    }
+
+    /// Notes the generation that its route was looked up in. What depends on the route has been written
+    /// down before.
+    pub fn set_routes(&self, routes: Routes) {
+        self.looked_up.store(routes.0, Release);
     }
 
     /// Whether its packets arrive with `addresses`, given that their key is `key`.

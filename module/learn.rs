@@ -279,7 +279,8 @@ impl<I: Carried> Seen<'_, I> {
     ) -> Result<(), SlowReason> {
         let now = time::now();
         let epoch = instance.settings.epoch();
-        let Some(dscp) = flow.validity.returned(self.packet.id(), epoch) else {
+        let routes = flow.routes::<I>(instance.net);
+        let Some(dscp) = flow.validity.returned(self.packet.id(), epoch, routes) else {
             // Packets that were at ingress before the flow was there have not been counted.
             let new = flow.validity.check(epoch, now) == Check::Unconfirmed;
             return if new && !flow.validity.has_probe() {
@@ -301,8 +302,9 @@ impl<I: Carried> Seen<'_, I> {
         if let Some(known) = self.progress() {
             flow.window.catch_up(known);
         }
-        flow.validity
-            .confirm(epoch, now.plus(instance.settings.interval()));
+        flow.set_routes(routes);
+        let interval = route.lifetime(instance.settings.interval());
+        flow.validity.confirm(epoch, now.plus(interval));
         Ok(())
     }
 

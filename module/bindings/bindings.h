@@ -67,11 +67,10 @@ void ft_ct_lock(struct nf_conn *ct);
 void ft_ct_unlock(struct nf_conn *ct);
 
 bool ft_dst_hold_safe(struct dst_entry *dst);
-bool ft_dst_is_current(struct dst_entry *dst, u32 cookie);
+bool ft_bundle_is_current(struct dst_entry *dst);
 u32 ft_ip_forward_mtu(const struct dst_entry *dst);
 u32 ft_ip6_forward_mtu(const struct dst_entry *dst);
 bool ft_forwards_ipv6_of(struct net *net, unsigned int ifindex);
-u32 ft_ip6_route_cookie(const struct rt6_info *rt);
 struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb);
 struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb);
 void ft_neigh_release(struct neighbour *neigh);

@@ -58,9 +58,10 @@ bool ft_dst_hold_safe(struct dst_entry *dst)
 	return dst_hold_safe(dst);
 }
 
-bool ft_dst_is_current(struct dst_entry *dst, u32 cookie)
+bool ft_bundle_is_current(struct dst_entry *dst)
 {
-	return dst_check(dst, cookie);
+	/* A bundle does not ask for a cookie: it has those of its routes. */
+	return dst_check(dst, 0);
 }
 
 u32 ft_ip_forward_mtu(const struct dst_entry *dst)
@@ -78,11 +79,6 @@ bool ft_forwards_ipv6_of(struct net *net, unsigned int ifindex)
 	const struct inet6_dev *idev = __in6_dev_get_safely(dev_get_by_index_rcu(net, ifindex));
 
 	return idev && READ_ONCE(idev->cnf.force_forwarding);
-}
-
-u32 ft_ip6_route_cookie(const struct rt6_info *rt)
-{
-	return rt6_get_cookie(rt);
 }
 
 struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb)

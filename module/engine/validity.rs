@@ -5,8 +5,8 @@
 //! A flow's memo is *confirmed* when a packet of the flow has been seen twice: at ingress, where it
 //! hit the flow and was sent on to the slow path, and in POSTROUTING, where it came out as the memo
 //! says. Everything that the slow path decides is decided between the two. So the confirmation
-//! carries the epoch that was current at *ingress*: if a policy changes while the packet is under way
-//! the confirmation is already void when it is made.
+//! carries the epoch that was current at *ingress*, and the generation of the routes: if a policy or a route
+//! changes while the packet is under way the confirmation is already void when it is made.
 //!
 //! A confirmation is good for one sampling interval. After that the next packet is sent through the
 //! slow path again, and so are all behind it until one has come out: they stay in order, and if a new
@@ -53,6 +53,18 @@ impl Epoch {
     }
 }
 
+/// Counts the changes of the routing tables that a flow's way was looked up in. Never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routes(pub u32);
+
+impl Routes {
+    /// Counts the changes of both.
+    #[inline]
+    pub const fn and(self, others: Self) -> Self {
+        Self(self.0.wrapping_add(others.0))
+    }
+}
+
 /// Identifies a packet between ingress and POSTROUTING: the address of its socket buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketId(pub u64);
@@ -83,17 +95,18 @@ pub struct Validity {
 }
 
 /// A packet that was sent on to the slow path: bits 0 to 40 of its identity (without the six lowest,
-/// which are the same for all), the low half of the epoch, the DSCP that it arrived with, and a bit
-/// that is always set.
+/// which are the same for all), the low half of the sum of epoch and generation of the routes, the DSCP that
+/// it arrived with, and a bit that is always set. As neither goes back, the sum is another one after any
+/// change.
 #[inline]
-const fn probe(packet: PacketId, dscp: u8, epoch: Epoch) -> u64 {
-    let identity = packet.0 >> 6 & ((1 << PROBE_EPOCH_SHIFT) - 1);
-    let epoch = (epoch.0 as u16 as u64) << PROBE_EPOCH_SHIFT;
+const fn probe(packet: PacketId, dscp: u8, epoch: Epoch, routes: Routes) -> u64 {
+    let identity = packet.0 >> 6 & ((1 << PROBE_MOMENT_SHIFT) - 1);
+    let moment = (epoch.0.wrapping_add(routes.0) as u16 as u64) << PROBE_MOMENT_SHIFT;
     let dscp = ((dscp >> 2) as u64) << PROBE_DSCP_SHIFT;
-    identity | epoch | dscp | 1 << 63
+    identity | moment | dscp | 1 << 63
 }
 
-const PROBE_EPOCH_SHIFT: u32 = 41;
+const PROBE_MOMENT_SHIFT: u32 = 41;
 const PROBE_DSCP_SHIFT: u32 = 57;
 
 impl Validity {
@@ -134,8 +147,9 @@ impl Validity {
 
     /// Notes that `packet`, which arrived with `dscp`, is being sent on to the slow path.
     #[inline]
-    pub fn send_probe(&self, packet: PacketId, dscp: u8, epoch: Epoch) {
-        self.probe.store(probe(packet, dscp, epoch), Release);
+    pub fn send_probe(&self, packet: PacketId, dscp: u8, epoch: Epoch, routes: Routes) {
+        self.probe
+            .store(probe(packet, dscp, epoch, routes), Release);
     }
 
     /// Whether a packet of the flow has been noted at ingress since the memo was last confirmed.
@@ -147,10 +161,10 @@ impl Validity {
     /// Whether `packet`, which has just come out of the slow path as the memo says, is the one that
     /// [`Validity::send_probe`] noted, and nothing changed in between. Gives the DSCP that it arrived
     /// with. The caller then writes down what it learned, and calls [`Validity::confirm`].
-    pub fn returned(&self, packet: PacketId, epoch: Epoch) -> Option<u8> {
+    pub fn returned(&self, packet: PacketId, epoch: Epoch, routes: Routes) -> Option<u8> {
         let sent = self.probe.load(Acquire);
         let dscp = (sent >> PROBE_DSCP_SHIFT & 0x3f) as u8;
-        (sent != 0 && sent == probe(packet, dscp << 2, epoch)).then_some(dscp << 2)
+        (sent != 0 && sent == probe(packet, dscp << 2, epoch, routes)).then_some(dscp << 2)
     }
 
     /// Confirms the memo until `until`, as far as `epoch` goes.
@@ -183,18 +197,19 @@ mod tests {
     use super::*;
 
     const EPOCH: Epoch = Epoch::FIRST;
+    const ROUTES: Routes = Routes(u32::MAX);
     const PACKET: PacketId = PacketId(0xffff_8881_2345_6780);
 
     /// Both steps.
     fn confirm(validity: &Validity, packet: PacketId, epoch: Epoch, until: Tick) -> Option<u8> {
-        let dscp = validity.returned(packet, epoch)?;
+        let dscp = validity.returned(packet, epoch, ROUTES)?;
         validity.confirm(epoch, until);
         Some(dscp)
     }
 
     fn confirmed(now: Tick) -> Validity {
         let validity = Validity::new(now);
-        validity.send_probe(PACKET, 0, EPOCH);
+        validity.send_probe(PACKET, 0, EPOCH, ROUTES);
         assert_eq!(confirm(&validity, PACKET, EPOCH, now.plus(100)), Some(0));
         validity
     }
@@ -209,7 +224,7 @@ mod tests {
             None,
             "never seen at ingress"
         );
-        validity.send_probe(PACKET, 0x28, EPOCH);
+        validity.send_probe(PACKET, 0x28, EPOCH, ROUTES);
         assert!(validity.has_probe());
         let other = PacketId(PACKET.0 + 256);
         assert_eq!(
@@ -241,9 +256,19 @@ mod tests {
     #[test]
     fn a_change_while_the_packet_is_under_way_voids_the_confirmation() {
         let validity = Validity::new(Tick(0));
-        validity.send_probe(PACKET, 0, EPOCH);
+        validity.send_probe(PACKET, 0, EPOCH, ROUTES);
         assert_eq!(confirm(&validity, PACKET, EPOCH.next(), Tick(100)), None);
         assert_eq!(validity.check(EPOCH.next(), Tick(0)), Check::Unconfirmed);
+    }
+
+    #[test]
+    fn so_does_a_change_of_routes() {
+        let validity = Validity::new(Tick(0));
+        validity.send_probe(PACKET, 0, EPOCH, ROUTES);
+        let changed = ROUTES.and(Routes(1));
+        assert_eq!(validity.returned(PACKET, EPOCH, changed), None);
+        assert_eq!(validity.returned(PACKET, EPOCH.next(), changed), None);
+        assert_eq!(validity.returned(PACKET, EPOCH, ROUTES), Some(0));
     }
 
     #[test]
@@ -251,7 +276,7 @@ mod tests {
         let validity = confirmed(Tick(0));
         let now = Tick(100);
         assert_eq!(validity.check(EPOCH, now), Check::Due);
-        validity.send_probe(PACKET, 0, EPOCH);
+        validity.send_probe(PACKET, 0, EPOCH, ROUTES);
         assert_eq!(validity.check(EPOCH, now), Check::Due);
         assert_eq!(confirm(&validity, PACKET, EPOCH, now.plus(100)), Some(0));
         assert_eq!(validity.check(EPOCH, now), Check::Confirmed);
@@ -260,7 +285,7 @@ mod tests {
     #[test]
     fn a_successor_inherits_the_probe_but_not_the_confirmation() {
         let old = confirmed(Tick(0));
-        old.send_probe(PACKET, 0xb8, EPOCH);
+        old.send_probe(PACKET, 0xb8, EPOCH, ROUTES);
         let new = old.succeeding(Tick(0));
         assert_eq!(new.check(EPOCH, Tick(0)), Check::Unconfirmed);
         assert_eq!(confirm(&new, PACKET, EPOCH, Tick(100)), Some(0xb8));
@@ -270,7 +295,7 @@ mod tests {
     fn every_dscp_comes_back() {
         for dscp in (0..=0xfc).step_by(4) {
             let validity = Validity::new(Tick(0));
-            validity.send_probe(PACKET, dscp, EPOCH);
+            validity.send_probe(PACKET, dscp, EPOCH, ROUTES);
             assert_eq!(confirm(&validity, PACKET, EPOCH, Tick(1)), Some(dscp));
         }
     }

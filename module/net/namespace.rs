@@ -25,6 +25,7 @@ use super::device::Device;
 use super::device::Rtnl;
 use super::rcu::Read;
 use crate::bindings;
+use crate::engine::validity::Routes;
 
 /// A `struct net` whose memory is there for `'a`. It may be on its way out.
 #[derive(Clone, Copy)]
@@ -58,18 +59,37 @@ impl<'a> Net<'a> {
         Net(self.0, PhantomData)
     }
 
-    /// The generation of IPv4 routes: a route that was looked up in another one is stale.
+    /// The generation of IPv4 routes, which every change of tables, rules or next hops begins anew
+    /// (`rt_cache_flush`).
     #[inline(always)]
-    pub fn route_generation(self) -> i32 {
+    pub fn ipv4_routes(self) -> Routes {
         // SAFETY: The namespace is valid; the generation is an atomic integer.
-        unsafe { addr_of!((*self.0.as_ptr()).ipv4.rt_genid.counter).read_volatile() }
+        let number = unsafe { addr_of!((*self.0.as_ptr()).ipv4.rt_genid.counter).read_volatile() };
+        Routes(number as u32)
     }
 
-    /// The generation of IPv6 routes.
+    /// That of IPv6 routes. The kernel counts routes and rules that are added, and whatever else changes, in
+    /// one place (`fib6_new_sernum`, net/ipv6/ip6_fib.c), and routes that are deleted in another
+    /// (`fib6_del_route`). Its own caches of routes ask for less: for changes of their part of their table,
+    /// which have the same numbers, and whether the route is still there. That misses what happens in a
+    /// table that a rule had led past.
     #[inline(always)]
-    pub fn ipv6_route_generation(self) -> i32 {
-        // SAFETY: As for IPv4.
-        unsafe { addr_of!((*self.0.as_ptr()).ipv6.fib6_sernum.counter).read_volatile() }
+    pub fn ipv6_routes(self) -> Routes {
+        // SAFETY: The namespace is valid. The number is an atomic integer, and the count is read without a lock
+        // elsewhere, too; it is where the namespace keeps it for as long as it is there, or nowhere if IPv6 was
+        // switched off for good when the host started.
+        let (number, deleted) = unsafe {
+            let ipv6 = addr_of!((*self.0.as_ptr()).ipv6);
+            let statistics = addr_of!((*ipv6).rt6_stats).read_volatile();
+            (
+                addr_of!((*ipv6).fib6_sernum.counter).read_volatile(),
+                match statistics.is_null() {
+                    true => 0,
+                    false => addr_of!((*statistics).fib_discarded_routes).read_volatile(),
+                },
+            )
+        };
+        Routes(number as u32).and(Routes(deleted))
     }
 
     /// Whether IPv6 packets are forwarded, whatever device they arrive on.

@@ -9,11 +9,13 @@ use super::device::Device;
 use super::namespace::Net;
 use super::neighbour::Neighbour;
 use super::skb::Forwarded;
+use super::time;
 use crate::bindings;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
+use crate::engine::validity::Routes;
 
 /// A held reference to a route: a `struct rtable` of IPv4 or a `struct rt6_info` of IPv6, or a bundle, a
 /// `struct xfrm_dst` that has IPsec transforms in front of the route of what comes out of them.
@@ -22,55 +24,32 @@ use crate::engine::ip::V6;
 ///
 /// The pointer is to a valid `dst_entry` that is the first member of one of these, and of which this
 /// holds a reference.
-///
-/// In front of a field of four bytes, it is as small as it looks.
-#[repr(C, packed(4))]
-pub struct Route {
-    dst: NonNull<bindings::dst_entry>,
-    /// For IPv6: the number of the part of the routing table that it came from, when it was looked up.
-    cookie: u32,
-}
+#[repr(transparent)]
+pub struct Route(NonNull<bindings::dst_entry>);
 
 // SAFETY: A route is used and released by any thread.
 unsafe impl Send for Route {}
 // SAFETY: As above.
 unsafe impl Sync for Route {}
 
-impl Route {
-    #[inline(always)]
-    pub(super) fn as_ptr(&self) -> *mut bindings::dst_entry {
-        { self.dst }.as_ptr()
-    }
-
-    /// Whether it has not been given up.
-    #[inline(always)]
-    fn is_in_use(&self) -> bool {
-        // SAFETY: By the invariant. The IP layer reads it without a lock, too.
-        let obsolete = unsafe { addr_of!((*self.as_ptr()).obsolete).read_volatile() };
-        obsolete == OBSOLETE_FORCE_CHECK
-    }
-}
-
 /// A version of IP that packets are routed of.
 pub trait Routed: Ip {
-    /// Whether the IP layer would still take the route, which has to be one of this version.
-    fn is_current(route: &Route, net: Net<'_>) -> bool;
+    /// The generation of its routes. A route that was looked up in it, and has not been [given
+    /// up](Route::is_in_use) or expired, is what would be found now.
+    fn routes(net: Net<'_>) -> Routes;
 
-    /// Whether what arrives on the device with index `from` is forwarded at all, as far as the validity of
+    /// Whether what arrives on the device with index `from` is forwarded at all, as far as the generation of
     /// routes does not say so.
     fn is_forwarded(net: Net<'_>, from: u32) -> bool;
 }
 
 impl Routed for V4 {
-    /// What `ipv4_dst_check` (net/ipv4/route.c) says.
     #[inline(always)]
-    fn is_current(route: &Route, net: Net<'_>) -> bool {
-        // SAFETY: By the invariant; the generation of a route does not change.
-        let generation = unsafe { (*route.as_ptr().cast::<bindings::rtable>()).rt_genid };
-        route.is_in_use() && generation == net.route_generation()
+    fn routes(net: Net<'_>) -> Routes {
+        net.ipv4_routes()
     }
 
-    /// When forwarding is switched off, routes become invalid.
+    /// When forwarding is switched off, a new generation begins.
     #[inline(always)]
     fn is_forwarded(_net: Net<'_>, _from: u32) -> bool {
         true
@@ -78,37 +57,9 @@ impl Routed for V4 {
 }
 
 impl Routed for V6 {
-    /// What `ip6_dst_check` (net/ipv6/route.c) says.
     #[inline(always)]
-    fn is_current(route: &Route, net: Net<'_>) -> bool {
-        let this = route.as_ptr().cast::<bindings::rt6_info>();
-        // SAFETY: By the invariant. The IP layer reads these without a lock, too.
-        let (number, flags, from) = unsafe {
-            (
-                (*this).sernum,
-                (*this).rt6i_flags,
-                addr_of!((*this).from).read_volatile(),
-            )
-        };
-        if !route.is_in_use() {
-            return false;
-        }
-        // A route by way of a next-hop object is numbered with the whole table.
-        if number != 0 {
-            return number == net.ipv6_route_generation();
-        }
-        if flags & bindings::RTF_EXPIRES != 0 || from.is_null() {
-            return route.is_current_by_kernel();
-        }
-        // SAFETY: What a route came from is freed a grace period after the route has let go of it, and
-        // so is a node of the table; packets are forwarded in a read side.
-        unsafe {
-            if (*from).fib6_flags & bindings::RTF_EXPIRES != 0 {
-                return route.is_current_by_kernel();
-            }
-            let node = addr_of!((*from).fib6_node).read_volatile();
-            !node.is_null() && addr_of!((*node).fn_sernum).read_volatile() as u32 == route.cookie
-        }
+    fn routes(net: Net<'_>) -> Routes {
+        net.ipv6_routes()
     }
 
     /// What `ip6_forward` asks.
@@ -118,18 +69,31 @@ impl Routed for V6 {
     }
 }
 
+/// The generation of what a bundle is made of, which may be routes of either version of IP: the kernel asks
+/// each of them, but an IPv6 one knows only of its own part of its own table (`fib6_check`).
+pub fn routes_of_bundles(net: Net<'_>) -> Routes {
+    net.ipv4_routes().and(net.ipv6_routes())
+}
+
 impl Route {
-    /// Asks the kernel whether it would still take the route: one that expires.
-    #[cold]
-    fn is_current_by_kernel(&self) -> bool {
-        self.is_usable()
+    #[inline(always)]
+    pub(super) fn as_ptr(&self) -> *mut bindings::dst_entry {
+        self.0.as_ptr()
     }
 
-    /// Whether the kernel would still take the route, whatever kind it is. Of a bundle it also asks for its
-    /// states and policies (`xfrm_bundle_ok`), and corrects its MTU.
+    /// Whether it has not been given up.
+    #[inline(always)]
+    pub fn is_in_use(&self) -> bool {
+        // SAFETY: By the invariant. The IP layer reads it without a lock, too.
+        let obsolete = unsafe { addr_of!((*self.as_ptr()).obsolete).read_volatile() };
+        obsolete == OBSOLETE_FORCE_CHECK
+    }
+
+    /// Whether the kernel would still send through a bundle: it asks for its states, policies and routes
+    /// (`xfrm_bundle_ok`), and corrects its MTU.
     pub fn is_usable(&self) -> bool {
         // SAFETY: By the invariant; in a read side, as everybody who has a flow is.
-        unsafe { bindings::ft_dst_is_current(self.as_ptr(), self.cookie) }
+        unsafe { bindings::ft_bundle_is_current(self.as_ptr()) }
     }
 
     /// The largest packet that the slow path would forward by the route, which has to be one of `family`, in
@@ -288,16 +252,38 @@ impl<'a> PacketRoute<'a> {
     pub fn hold(self) -> Option<Route> {
         // SAFETY: The packet holds its route. A route that a packet only borrows may be on its way out.
         let held = unsafe { bindings::ft_dst_hold_safe(self.dst.as_ptr()) };
-        let cookie = match self.packet.family() {
-            Family::V4 => 0,
-            // SAFETY: The packet holds its route, an IPv6 one.
-            Family::V6 => unsafe { bindings::ft_ip6_route_cookie(self.dst.as_ptr().cast()) },
-        };
         // INVARIANT: The reference has just been taken.
-        held.then_some(Route {
-            dst: self.dst,
-            cookie,
-        })
+        held.then_some(Route(self.dst))
+    }
+
+    /// How many ticks there are until it expires by itself, without a new generation: at most `most`.
+    ///
+    /// That is asked for when a flow is confirmed, not for each packet. A router's advertisement may give a
+    /// route that has none a lifetime, which then is a second at least.
+    pub fn lifetime(self, most: u32) -> u32 {
+        if self.packet.family() == Family::V4 || self.is_transformed() {
+            return most;
+        }
+        let this = self.dst.as_ptr().cast::<bindings::rt6_info>();
+        // SAFETY: The packet holds its route, a plain one of IPv6. What it came from is freed a grace period
+        // after the route has let go of it, and packets are forwarded in a read side. The IP layer reads
+        // these without a lock, too (`rt6_check_expired`).
+        let expires = unsafe {
+            let from = addr_of!((*this).from).read_volatile();
+            if (*this).rt6i_flags & bindings::RTF_EXPIRES != 0 {
+                addr_of!((*this).dst.expires).read_volatile()
+            } else if !from.is_null() && (*from).fib6_flags & bindings::RTF_EXPIRES != 0 {
+                addr_of!((*from).expires).read_volatile()
+            } else {
+                return most;
+            }
+        };
+        // Earlier than now, or up to half of all ticks ahead.
+        let left = expires.wrapping_sub(time::jiffies());
+        match left as isize {
+            ..=0 => 0,
+            _ => left.min(most as usize) as u32,
+        }
     }
 
     /// The largest packet that the slow path would forward, in bytes.

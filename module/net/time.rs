@@ -14,10 +14,15 @@ pub const SECOND: u32 = bindings::FT_HZ;
 /// The current tick.
 #[inline]
 pub fn now() -> Tick {
+    Tick(jiffies() as u32)
+}
+
+/// The same as the kernel counts it.
+#[inline]
+pub(super) fn jiffies() -> usize {
     // SAFETY: `jiffies` is a word that is always mapped and written whole by the timer interrupt; the
     // kernel reads it the same way.
-    let jiffies = unsafe { addr_of!(bindings::jiffies).read_volatile() };
-    Tick(jiffies as u32)
+    unsafe { addr_of!(bindings::jiffies).read_volatile() }
 }
 
 /// Milliseconds as ticks, rounded up.
