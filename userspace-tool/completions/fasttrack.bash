@@ -18,7 +18,7 @@ _fasttrack() {
 	local verbs='enable disable set list flush delete monitor'
 	local keys='mark tcp-timeout udp-timeout sample-interval table-size ipsec'
 	local conditions='tcp udp protocol ip ip6 original reply saddr daddr sport dport
-		iifname oifname iif oif state mark id'
+		iifname oifname iif oif state mark ipsec id'
 	local words=() index word value=''
 
 	# The words of the command that is being typed: those behind the options and behind the
@@ -99,6 +99,7 @@ _fasttrack() {
 			case $last in
 			iifname | oifname) choices=$(_fasttrack_names '/sys/class/net/*') ;;
 			state) choices='learning fast sampling' ;;
+			ipsec) choices='exists missing decrypted encrypted' ;;
 			saddr | daddr | sport | dport | iif | oif | mark | id | protocol) ;;
 			*) choices=$conditions ;;
 			esac

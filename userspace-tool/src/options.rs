@@ -28,7 +28,8 @@ Commands:
 
 Filter: [tcp | udp] [original | reply] [saddr ADDRESS[/LENGTH]] [sport PORT[-PORT]]
         [daddr ADDRESS[/LENGTH]] [dport PORT[-PORT]] [iifname NAME] [oifname NAME]
-        [state learning | fast | sampling] [mark VALUE[/MASK]] ...
+        [state learning | fast | sampling] [mark VALUE[/MASK]]
+        [ipsec exists | missing | decrypted | encrypted] ...
 
 Options:
   -a, --handle        show numbers of flows and rules, and what is 0

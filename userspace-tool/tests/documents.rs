@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use fasttrack_tool::command::filter::Ipsec;
 use fasttrack_tool::command::grammar;
 use fasttrack_tool::options::HELP;
 use fasttrack_tool::wire::FlowState;
@@ -96,6 +97,7 @@ fn the_completion_offers_every_word() {
     assert_eq!(sorted(complete(&["monitor", "flows", "tcp", ""])), known(grammar::CONDITIONS));
     let states: Vec<_> = FlowState::ALL.iter().map(|entry| entry.name).collect();
     assert_eq!(sorted(complete(&["list", "flows", "state", ""])), known(&states));
+    assert_eq!(sorted(complete(&["list", "flows", "ipsec", ""])), known(Ipsec::WORDS));
 
     let options = complete(&["-"]);
     for word in HELP.split("Options:\n").nth(1).unwrap().split_whitespace() {

@@ -10,6 +10,7 @@ use crate::client::Flow;
 use crate::client::Side;
 use crate::mark::Mark;
 use crate::wire::FlowState;
+use crate::wire::Transform;
 
 /// Addresses with a common beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,50 @@ impl Pattern {
     }
 }
 
+/// What IPsec does to packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipsec {
+    /// Something.
+    Exists,
+    /// Nothing.
+    Missing,
+    /// This, and perhaps more.
+    Is(Transform),
+}
+
+impl Ipsec {
+    /// The words for it.
+    pub const WORDS: &[&str] = &["exists", "missing", "decrypted", "encrypted"];
+
+    /// What the word stands for.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "exists" => Some(Self::Exists),
+            "missing" => Some(Self::Missing),
+            name => Transform::from_name(name).map(Self::Is),
+        }
+    }
+
+    /// Whether it is true of a flow with these bits: see [`Flow::ipsec`].
+    fn matches(self, bits: u32) -> bool {
+        match self {
+            Self::Exists => bits != 0,
+            Self::Missing => bits == 0,
+            Self::Is(Transform(position)) => (bits >> position) & 1 != 0,
+        }
+    }
+}
+
+impl fmt::Display for Ipsec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => f.write_str("exists"),
+            Self::Missing => f.write_str("missing"),
+            Self::Is(transform) => transform.fmt(f),
+        }
+    }
+}
+
 /// One condition. Addresses, and ports match as received or as sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -85,6 +130,8 @@ pub enum Condition {
     State(FlowState),
     /// `mark`
     Mark(Mark),
+    /// `ipsec`
+    Ipsec(Ipsec),
     /// `id`
     Id(u64),
 }
@@ -133,6 +180,7 @@ impl Condition {
             Self::Mark(mark) => {
                 flow.conntrack_mark.is_some_and(|found| found & mark.mask == mark.value)
             }
+            Self::Ipsec(ipsec) => ipsec.matches(flow.ipsec),
             Self::Id(id) => flow.id == *id,
         }
     }
@@ -161,6 +209,7 @@ impl fmt::Display for Condition {
             Self::State(state) => write!(f, "state {state}"),
             Self::Mark(mark) if mark.mask == u32::MAX => write!(f, "mark {:#010x}", mark.value),
             Self::Mark(mark) => write!(f, "mark {mark}"),
+            Self::Ipsec(ipsec) => write!(f, "ipsec {ipsec}"),
             Self::Id(id) => write!(f, "id {id}"),
         }
     }
@@ -212,6 +261,26 @@ mod tests {
         assert!(!Pattern("ppp*".to_owned()).matches(Some("eth0")));
         assert!(!Pattern("ppp".to_owned()).matches(Some("ppp17")));
         assert!(!Pattern("*".to_owned()).matches(None));
+    }
+
+    #[test]
+    fn ipsec_may_do_several_things() {
+        for (bits, words) in [
+            (0, &["missing"][..]),
+            (1, &["exists", "decrypted"]),
+            (2, &["exists", "encrypted"]),
+            (3, &["exists", "decrypted", "encrypted"]),
+            (4, &["exists"]),
+        ] {
+            for word in Ipsec::WORDS {
+                let ipsec = Ipsec::from_word(word).unwrap();
+                assert_eq!(ipsec.to_string(), *word);
+                assert_eq!(ipsec.matches(bits), words.contains(word), "{word} {bits}");
+            }
+        }
+        for transform in Transform::ALL {
+            assert!(Ipsec::WORDS.contains(&transform.name));
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::Subject;
 use super::diagnostic::Diagnostic;
 use super::filter::Condition;
 use super::filter::Filter;
+use super::filter::Ipsec;
 use super::filter::Pattern;
 use super::filter::Prefix;
 use super::lexer;
@@ -51,7 +52,7 @@ pub const KEYS: &[&str] =
 /// The words that conditions start with.
 pub const CONDITIONS: &[&str] = &[
     "tcp", "udp", "protocol", "ip", "ip6", "original", "reply", "saddr", "daddr", "sport", "dport",
-    "iifname", "oifname", "iif", "oif", "state", "mark", "id",
+    "iifname", "oifname", "iif", "oif", "state", "mark", "ipsec", "id",
 ];
 
 /// `IFNAMSIZ` without the NUL byte.
@@ -371,6 +372,10 @@ impl<'a> Parser<'a> {
                     Condition::Mark(Mark { value, mask: u32::MAX })
                 }
             }
+            "ipsec" => {
+                let word = self.keyword(Ipsec::WORDS, false)?;
+                Condition::Ipsec(Ipsec::from_word(word).expect("a word of its own"))
+            }
             _ => Condition::Id(self.id()?.value),
         })
     }
@@ -447,6 +452,10 @@ mod tests {
             "list flows tcp saddr 10.0.0.0/8 sport 1-2 iifname \"lan 0\" state fast mark 0x00000001",
             "list flows udp original daddr 2001:db8::/32 dport 53 oifname \"ppp*\"",
             "list flows protocol 47 ip reply iif 3 oif 4 mark 0x00000001/0x000000ff id 12",
+            "list flows ipsec exists",
+            "list flows ipsec missing tcp",
+            "monitor flows ipsec decrypted",
+            "list flows ipsec encrypted",
             "list config",
             "list stats",
             "list ruleset",
@@ -493,6 +502,9 @@ mod tests {
             ("list flows saddr 10.0.0.0/33", "10.0.0.0/33"),
             ("list flows saddr example", "example"),
             ("list flows state fats", "fats"),
+            ("list flows ipsec", ""),
+            ("list flows ipsec encyrpted", "encyrpted"),
+            ("list flows ipsec exists ipsec missing", "ipsec missing"),
             ("list flows iifname 0123456789abcdef", "0123456789abcdef"),
             ("list flows iifname \"\"", "\"\""),
             ("list flows iif lan0", "lan0"),
@@ -527,6 +539,8 @@ mod tests {
                 "flow",
                 "fast",
                 "learning",
+                "exists",
+                "encrypted",
                 "--mark",
                 "--mark=1/1",
                 "1/1",
