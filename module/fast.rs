@@ -58,15 +58,16 @@ fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> 
     }
 }
 
-/// What happens to a packet that no flow carries: if it is a TCP segment all the same, the first fragment of
-/// one or one with IP options, conntrack has to be told before it sees it.
+/// What happens to a packet that is left to the IP layer without a look for its flow: if it is a TCP segment
+/// all the same, the first fragment of one or one with IP options, conntrack has to be told before it sees
+/// it.
 #[cold]
 #[inline(never)]
 fn not_carried<I: Carried>(port: &Port, read: Read<'_>, skb: &Skb) {
     if !skb.is_for_us() {
         return;
     }
-    let Some((addresses, ports)) = I::read_uncarried_tcp(skb.linear()) else {
+    let Some((addresses, ports)) = I::read_uncarried_tcp(|offset| skb.bytes(offset)) else {
         return;
     };
     let tuple = Tuple { addresses, ports };
@@ -82,13 +83,13 @@ fn not_carried<I: Carried>(port: &Port, read: Read<'_>, skb: &Skb) {
 fn take_in_pieces<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
     // Whatever is shorter is no TCP segment.
     let len = skb.size().min(I::READ as u32);
-    if skb.is_peculiar() || !skb.pull(len) {
-        return Err(skb);
+    if !skb.is_peculiar() && skb.pull(len) {
+        if let Reading::Packet(packet) = I::read(skb.linear()) {
+            return go(port, read, &packet, skb);
+        }
     }
-    match I::read(skb.linear()) {
-        Reading::Packet(packet) => go(port, read, &packet, skb),
-        _ => Err(skb),
-    }
+    not_carried::<I>(port, read, &skb);
+    Err(skb)
 }
 
 /// What happens to a packet that may belong to a flow.

@@ -44,9 +44,10 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     /// Reads the packet that begins with `linear`, the part of it that is in one piece.
     fn read(linear: &[u8]) -> Reading<Self>;
 
-    /// The addresses and ports of a TCP segment that is not carried all the same, because of IP options or
-    /// because this is its first fragment; `None` if they are not all there.
-    fn read_uncarried_tcp(linear: &[u8]) -> Option<(Self::Addresses, u32)>;
+    /// The addresses and ports of a TCP segment that is not carried all the same: because of IP options or
+    /// extension headers, or because this is its first fragment. `None` if it is none. `at` gives the eight
+    /// bytes from an offset on, wherever they lie; `None` if they are not all there.
+    fn read_uncarried_tcp(at: impl Fn(usize) -> Option<[u8; 8]>) -> Option<(Self::Addresses, u32)>;
 
     /// Whether the header at the beginning of `linear` is as it was sent, as far as it says.
     fn is_intact(linear: &[u8]) -> bool;
@@ -132,19 +133,16 @@ impl Ip for V4 {
         })
     }
 
-    fn read_uncarried_tcp(linear: &[u8]) -> Option<(u64, u32)> {
-        let header = linear.first_chunk::<V4_LEN>()?;
-        let [start] = field(header, 0);
-        let [number] = field(header, 9);
-        let offset = u16::from_be_bytes(field(header, 6)) & 0x1fff;
+    fn read_uncarried_tcp(at: impl Fn(usize) -> Option<[u8; 8]>) -> Option<(u64, u32)> {
+        let [start, _, _, _, _, _, o0, o1] = at(0)?;
+        let [_, number, ..] = at(8)?;
+        let offset = u16::from_be_bytes([o0, o1]) & 0x1fff;
         if number != Protocol::Tcp.number() || offset != 0 {
             return None;
         }
-        let ports = linear.get(usize::from(start & 0xf) * 4..)?.first_chunk()?;
-        Some((
-            u64::from_ne_bytes(field(header, 12)),
-            u32::from_ne_bytes(*ports),
-        ))
+        let addresses = u64::from_ne_bytes(at(12)?);
+        let ports = at(usize::from(start & 0xf) * 4)?;
+        Some((addresses, u32::from_ne_bytes(field(&ports, 0))))
     }
 
     #[inline(always)]
@@ -274,19 +272,32 @@ impl Ip for V6 {
         })
     }
 
-    fn read_uncarried_tcp(linear: &[u8]) -> Option<(Pair, u32)> {
+    /// Passes over the extension headers that conntrack does (`ipv6_skip_exthdr`).
+    fn read_uncarried_tcp(at: impl Fn(usize) -> Option<[u8; 8]>) -> Option<(Pair, u32)> {
+        const HOP_BY_HOP: u8 = 0;
+        const ROUTING: u8 = 43;
         const FRAGMENT: u8 = 44;
-        const FRAGMENT_LEN: usize = 8;
-        let header = linear.first_chunk::<{ V6_LEN + FRAGMENT_LEN + 4 }>()?;
-        let [number] = field(header, 6);
-        let [behind] = field(header, V6_LEN);
-        let offset = u16::from_be_bytes(field(header, V6_LEN + 2)) & 0xfff8;
-        if number != FRAGMENT || behind != Protocol::Tcp.number() || offset != 0 {
-            return None;
+        const AUTHENTICATION: u8 = 51;
+        const DESTINATION: u8 = 60;
+
+        let [_, _, _, _, _, _, mut number, _] = at(0)?;
+        let mut from = V6_LEN;
+        // Each header takes some bytes: where there are none any more `at` ends it.
+        while number != Protocol::Tcp.number() {
+            let [next, len, o0, o1, ..] = at(from)?;
+            let len = usize::from(len);
+            let len = match number {
+                HOP_BY_HOP | ROUTING | DESTINATION => (len + 1) * 8,
+                AUTHENTICATION => (len + 2) * 4,
+                FRAGMENT if u16::from_be_bytes([o0, o1]) & 0xfff8 == 0 => 8,
+                _ => return None,
+            };
+            from = from.saturating_add(len);
+            number = next;
         }
-        let word = |at| u64::from_ne_bytes(field(header, at));
-        let ports = u32::from_ne_bytes(field(header, V6_LEN + FRAGMENT_LEN));
-        Some((Pair([word(8), word(16), word(24), word(32)]), ports))
+        let word = |from| at(from).map(u64::from_ne_bytes);
+        let addresses = Pair([word(8)?, word(16)?, word(24)?, word(32)?]);
+        Some((addresses, u32::from_ne_bytes(field(&at(from)?, 0))))
     }
 
     /// There is no checksum.

@@ -192,6 +192,10 @@ mod tests {
         }
     }
 
+    fn uncarried_tcp<I: Ip>(bytes: &[u8]) -> Option<(I::Addresses, u32)> {
+        I::read_uncarried_tcp(|offset| bytes.get(offset..)?.first_chunk().copied())
+    }
+
     #[test]
     fn the_ports_of_tcp_are_read_where_no_flow_carries_it() {
         let plain = tcp(Family::V4, 10);
@@ -199,27 +203,47 @@ mod tests {
         let wanted = Some((carried.addresses, carried.ports));
         let mut first = plain.clone();
         first[6] = 0x20;
-        assert_eq!(V4::read_uncarried_tcp(&first), wanted);
+        assert_eq!(uncarried_tcp::<V4>(&first), wanted);
         let mut second = plain.clone();
         second[7] = 1;
-        assert_eq!(V4::read_uncarried_tcp(&second), None);
+        assert_eq!(uncarried_tcp::<V4>(&second), None);
         let mut options = plain.clone();
         options[0] = 0x46;
         options.splice(20..20, [1; 4]);
-        assert_eq!(V4::read_uncarried_tcp(&options), wanted);
-        assert_eq!(V4::read_uncarried_tcp(&options[..26]), None);
-        assert_eq!(V4::read_uncarried_tcp(&udp(Family::V4, 10)), None);
+        assert_eq!(uncarried_tcp::<V4>(&options), wanted);
+        assert_eq!(uncarried_tcp::<V4>(&options[..26]), None);
+        assert_eq!(uncarried_tcp::<V4>(&udp(Family::V4, 10)), None);
+    }
 
+    #[test]
+    fn and_behind_the_extension_headers_of_ipv6() {
         let plain = tcp(Family::V6, 10);
         let carried = Packet::<V6>::read(&plain).unwrap();
+        let wanted = Some((carried.addresses, carried.ports));
+        assert_eq!(uncarried_tcp::<V6>(&plain), wanted);
         let mut first = plain.clone();
         first[6] = 44;
         first.splice(40..40, [6, 0, 0, 1, 0, 0, 0, 9]);
-        let read = V6::read_uncarried_tcp(&first);
-        assert_eq!(read, Some((carried.addresses, carried.ports)));
-        first[43] = 8;
-        assert_eq!(V6::read_uncarried_tcp(&first), None);
-        assert_eq!(V6::read_uncarried_tcp(&plain), None);
+        assert_eq!(uncarried_tcp::<V6>(&first), wanted);
+        assert_eq!(uncarried_tcp::<V6>(&first[..55]), None);
+        let mut second = first.clone();
+        second[43] = 8;
+        assert_eq!(uncarried_tcp::<V6>(&second), None);
+        // One behind the other: for every hop, routing, for the destination, authentication.
+        let mut all = first.clone();
+        for (number, units, len) in [(51, 4, 24), (60, 0, 8), (43, 2, 24), (0, 1, 16)] {
+            let mut header = std::vec![0; len];
+            (header[0], header[1]) = (all[6], units);
+            all[6] = number;
+            all.splice(40..40, header);
+            assert_eq!(uncarried_tcp::<V6>(&all), wanted, "{number}");
+            assert_eq!(uncarried_tcp::<V6>(&all[..40 + len]), None, "{number}");
+        }
+        // Something else, and nothing.
+        for number in [17, 58, 59, 135] {
+            first[40] = number;
+            assert_eq!(uncarried_tcp::<V6>(&first), None, "{number}");
+        }
     }
 
     #[test]
@@ -351,6 +375,8 @@ mod tests {
             if let Ok(packet) = Packet::<V6>::read(&bytes) {
                 let _ = packet.check(&bytes, len);
             }
+            let _ = uncarried_tcp::<V4>(&bytes);
+            let _ = uncarried_tcp::<V6>(&bytes);
         }
 
         #[test]

@@ -181,6 +181,19 @@ impl Skb {
         unsafe { core::slice::from_raw_parts(skb.data, len) }
     }
 
+    /// The bytes from `offset` on, counted from the network header, wherever they lie. `None` if they are not
+    /// all there.
+    #[cold]
+    pub fn bytes<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let offset = i32::try_from(offset).ok()?;
+        // SAFETY: By the invariant; there is room for as many bytes as are asked for.
+        let error = unsafe {
+            bindings::skb_copy_bits(self.0.as_ptr(), offset, bytes.as_mut_ptr().cast(), N as i32)
+        };
+        (error == 0).then_some(bytes)
+    }
+
     /// Has `len` bytes from the network header on brought into one piece. `false` if it is not that long
     /// or there is no memory, or if it is a list of packets: what was brought here from the second one would
     /// be missed when they are split again, as those of SCTP, of which the first has nothing but headers.
