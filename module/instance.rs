@@ -182,7 +182,7 @@ impl Settings {
         self.accelerates_ipsec.load(Relaxed)
     }
 
-    /// Whether fasttrack is on.
+    /// Whether fasttrack is on, and flows are learned.
     pub fn is_on(&self) -> bool {
         self.on.load(Acquire)
     }
@@ -318,8 +318,7 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` and what registering hooks gives. The configuration is as it was then; only if the hooks
-    /// could not be registered again after a change of the table's size, fasttrack is off.
+    /// `ENOMEM` and what registering hooks gives. Everything is as it was then.
     pub fn configure(self: &Arc<Self>, change: impl FnOnce(&mut Config) -> Result) -> Result {
         let mut control = self.control.lock();
         let mut config = control.config;
@@ -337,23 +336,19 @@ impl Instance {
         } else {
             None
         };
+        if config.enabled && control.running.is_none() {
+            control.running = Some(self.begin()?);
+        }
+        // Nothing that follows fails.
         if !config.enabled {
-            self.switch_off(&mut control, GoneReason::Disabled);
+            self.switch_off(&mut control);
         } else if prepared.is_some() {
-            self.switch_off(&mut control, GoneReason::Flushed);
+            self.forget_all(GoneReason::Flushed);
         }
         self.settings.set(&config);
         self.settings.begin_epoch();
         if let Some(prepared) = prepared {
-            match self.switch_on(prepared) {
-                Ok(running) => control.running = Some(running),
-                Err(error) => {
-                    self.table.close();
-                    control.config.enabled = false;
-                    self.settings.set(&control.config);
-                    return Err(error);
-                }
-            }
+            self.switch_on(prepared);
         } else if excludes && control.config.ipsec != config.ipsec {
             self.drop_flows(|flow| flow.is_transformed().then_some(GoneReason::Ipsec));
         } else {
@@ -363,16 +358,19 @@ impl Instance {
         Ok(())
     }
 
-    fn switch_on(self: &Arc<Self>, prepared: Prepared) -> Result<Running> {
+    /// What it takes to be switched on.
+    fn begin(self: &Arc<Self>) -> Result<Running> {
+        Ok(Running {
+            _tracking: Tracking::new(self.net)?,
+            learning: [self.learn(Family::V4)?, self.learn(Family::V6)?],
+        })
+    }
+
+    /// Begins to learn flows, with a table that has none.
+    fn switch_on(self: &Arc<Self>, prepared: Prepared) {
         self.table.open(prepared);
-        let tracking = Tracking::new(self.net)?;
-        let learning = [self.learn(Family::V4)?, self.learn(Family::V6)?];
         self.settings.on.store(true, Release);
         self.ageing.schedule(self, Ageing::PERIOD);
-        Ok(Running {
-            learning,
-            _tracking: tracking,
-        })
     }
 
     /// Begins to look at what leaves.
@@ -384,20 +382,26 @@ impl Instance {
         Ok(hook)
     }
 
-    fn switch_off(self: &Arc<Self>, control: &mut Control, reason: GoneReason) {
+    /// Learns no more flows, and drops those that there are.
+    fn forget_all(&self, reason: GoneReason) {
         self.settings.on.store(false, Release);
-        let Some(running) = control.running.take() else {
-            return;
-        };
         // First no packet is forwarded any more, and no flow learned or device attached. Then conntrack is
         // told how far each flow got, while packets that come in between tell it themselves. Then they go.
         self.settings.begin_epoch();
+        synchronize();
+        self.attaching.cancel();
+        self.drop_flows(|_| Some(reason));
+    }
+
+    fn switch_off(self: &Arc<Self>, control: &mut Control) {
+        let Some(running) = control.running.take() else {
+            return;
+        };
+        self.forget_all(GoneReason::Disabled);
         for hook in &running.learning {
             hook.unregister();
         }
         synchronize();
-        self.attaching.cancel();
-        self.drop_flows(|_| Some(reason));
         self.ports.detach_all();
         self.table.close();
         self.table.reclaim();
@@ -409,6 +413,6 @@ impl Instance {
         let mut control = self.control.lock();
         control.over = true;
         control.config.enabled = false;
-        self.switch_off(&mut control, GoneReason::Disabled);
+        self.switch_off(&mut control);
     }
 }

@@ -63,6 +63,9 @@ impl Learner {
 
 impl PostRouting for Learner {
     fn leaves(&self, read: Read<'_>, packet: Forwarded<'_>) {
+        if !self.instance.settings.is_on() {
+            return;
+        }
         let result = match packet.family() {
             Family::V4 => look::<V4>(&self.instance, read, packet),
             Family::V6 => look::<V6>(&self.instance, read, packet),
