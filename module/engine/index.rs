@@ -276,6 +276,9 @@ const fn word(hash: Hash, reference: Reference) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ip::{Pair, V4, V6};
+    use super::super::key::{Device, Hasher, Key, SECRETS};
+    use super::super::transport::Protocol;
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -367,6 +370,77 @@ mod tests {
             None
         });
         assert_eq!(seen, 2 * WAYS);
+    }
+
+    fn hasher(seed: u64) -> Hasher {
+        let mut n = seed;
+        Hasher::new([(); SECRETS].map(|()| {
+            n += 1;
+            hash(n).0
+        }))
+    }
+
+    /// Keys of flows that differ as little as an attacker can make them: in their ports, and then in one
+    /// address.
+    fn alike(hasher: &Hasher, n: u64) -> [Hash; 2] {
+        let (ports, address) = ((n as u16).to_be() as u32, (n >> 16).to_be() >> 32);
+        let v4 = Key::new::<V4>(hasher, address | 0x0a, ports, Protocol::Udp, Device(0));
+        let addresses = Pair([0xfd, 0, 0xfd, address]);
+        let v6 = Key::new::<V6>(hasher, addresses, ports, Protocol::Udp, Device(0));
+        [hasher.hash(v4), hasher.hash(v6)]
+    }
+
+    #[test]
+    fn a_million_flows_that_are_alike_fit() {
+        let flows = if cfg!(miri) { 1000 } else { 1_000_000 };
+        let len = buckets_for(flows);
+        // Beside the flows themselves.
+        assert!(cfg!(miri) || len * size_of::<Bucket>() == 16 << 20);
+        let hasher = hasher(1);
+        for version in 0..2 {
+            let hash_for = |n: u64| alike(&hasher, n)[version];
+            let index = index(len);
+            let mut writer = Writer::new();
+            for n in 0..u64::from(flows) {
+                let hash_of = |r: Reference| hash_for(r.value() - 1);
+                index
+                    .insert(&mut writer, hash_for(n), reference(n), hash_of)
+                    .unwrap();
+            }
+            assert_eq!(writer.used(), flows);
+            for n in (0..u64::from(flows)).step_by(997) {
+                assert!(found(&index, hash_for(n), reference(n)));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_chosen_to_collide_do_not_without_the_secret() {
+        let (guessed, real) = (hasher(1), hasher(2));
+        let stored = |hasher: &Hasher, keys: &[u64], version: usize| {
+            let hash_for = |n: u64| alike(hasher, n)[version];
+            let index = index(64);
+            let mut writer = Writer::new();
+            let insert = |n: &&u64| {
+                let hash_of = |r: Reference| hash_for(r.value() - 1);
+                index
+                    .insert(&mut writer, hash_for(**n), reference(**n), hash_of)
+                    .is_ok()
+            };
+            keys.iter().filter(insert).count()
+        };
+        let wanted = if cfg!(miri) { 20 } else { 64 };
+        for version in 0..2 {
+            let buckets = index(64);
+            let place = |n: u64| {
+                let hash = alike(&guessed, n)[version];
+                let first = buckets.first(hash);
+                (first, buckets.other(first, hash))
+            };
+            let keys: Vec<u64> = (0..).filter(|n| place(*n) == (5, 8)).take(wanted).collect();
+            assert_eq!(stored(&guessed, &keys, version), 2 * WAYS);
+            assert_eq!(stored(&real, &keys, version), wanted);
+        }
     }
 
     #[test]
