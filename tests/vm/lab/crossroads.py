@@ -31,13 +31,24 @@ class IPv4:
     #: Another next hop on the first way's link.
     other_hop = "192.0.2.3"
     far, far_net = "203.0.113.7", "203.0.113.0/24"
-    #: Bytes of headers in front of a UDP datagram's payload.
-    overhead = 28
+    #: nft's word for addresses, and some that are nobody's.
+    address_type, nobody = "ipv4_addr", "10.9.0.0/16"
+    #: The protocol of errors, and the type and code of the one about packets that are too large.
+    icmp, too_big = 1, b"\3\4"
 
     @staticmethod
-    def prepare_router(router):
+    def numbered(number):
+        """An address that nobody has."""
+        return f"10.{number >> 8 & 255}.{number & 255}.1"
+
+    @staticmethod
+    def prepare_lan(host):
+        """There is nothing to be done."""
+
+    @classmethod
+    def prepare_router(cls, router):
         """Has it forward, and not ask where packets come from."""
-        router.sysctl("net.ipv4.ip_forward", 1)
+        cls.forward(router, True)
         router.sysctl("net.ipv4.conf.all.rp_filter", 0)
         router.sysctl("net.ipv4.conf.default.rp_filter", 0)
 
@@ -49,8 +60,114 @@ class IPv4:
             host.sysctl(f"net.ipv4.conf.{device}.arp_ignore", 1)
             host.sysctl(f"net.ipv4.conf.{device}.arp_announce", 2)
 
+    @staticmethod
+    def forward(router, wanted):
+        """Whether a router forwards."""
+        router.sysctl("net.ipv4.ip_forward", int(wanted))
 
-FAMILIES = [IPv4]
+    @staticmethod
+    def forward_by_device(router):
+        """Has it decide for each device what it forwards that arrives there: all, for now."""
+
+    @staticmethod
+    def forward_from(router, device, wanted):
+        """Whether it forwards what arrives by a device."""
+        router.sysctl(f"net.ipv4.conf.{device}.forwarding", int(wanted))
+
+    @staticmethod
+    def be_found(host, wanted):
+        """Whether a host answers those who ask for its link-layer address, on the first way."""
+        host.sysctl("net.ipv4.conf.eth0.arp_ignore", 1 if wanted else 8)
+
+    @staticmethod
+    def moved(hop, mac, asker, answer):
+        """A frame by which a host says that it has another link-layer address: to all, or as an answer to
+        somebody, given by his addresses, who has not asked."""
+        from scapy.layers.l2 import ARP, Ether
+        if answer:
+            address, hardware = asker
+            return Ether(src=mac, dst=hardware) / ARP(op=2, hwsrc=mac, psrc=hop, hwdst=hardware, pdst=address)
+        return Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=hop, pdst=hop)
+
+
+class IPv6:
+    """The same of IPv6."""
+
+    name = "IPv6"
+    option, conntrack, table, socket = "-6", "ipv6", "ip6", socket.AF_INET6
+    host, net = 128, 64
+    lan, lan_gateway, lan_net = "fd00:a::2", "fd00:a::1", "fd00:a::/64"
+    ways = (("2001:db8::1", "2001:db8::2"), ("2001:db8:1::1", "2001:db8:1::2"))
+    other_hop = "2001:db8::3"
+    far, far_net = "2001:db8:f::7", "2001:db8:f::/64"
+    address_type, nobody = "ipv6_addr", "fd00:9::/32"
+    icmp, too_big = 58, b"\2\0"
+
+    @staticmethod
+    def numbered(number):
+        """An address that nobody has."""
+        return f"fd00:99::{number + 1:x}"
+
+    @staticmethod
+    def prepare_lan(host):
+        """Has it speak IPv6."""
+        host.enable_ipv6()
+
+    @classmethod
+    def prepare_router(cls, router):
+        """Has it speak IPv6, and forward."""
+        router.enable_ipv6()
+        cls.forward(router, True)
+
+    @staticmethod
+    def prepare_host(host):
+        """Has it speak IPv6; for each address it answers only on its own device."""
+        host.enable_ipv6()
+
+    @staticmethod
+    def forward(router, wanted):
+        """Whether a router forwards."""
+        router.sysctl("net.ipv6.conf.all.forwarding", int(wanted))
+
+    @classmethod
+    def forward_by_device(cls, router):
+        """Has it decide for each device what it forwards that arrives there: all, for now."""
+        cls.forward(router, False)
+        for device in ("lan0", "wan0", "wan1"):
+            cls.forward_from(router, device, True)
+
+    @staticmethod
+    def forward_from(router, device, wanted):
+        """Whether it forwards what arrives by a device, if it does not forward everything."""
+        router.sysctl(f"net.ipv6.conf.{device}.force_forwarding", int(wanted))
+
+    @staticmethod
+    def be_found(host, wanted):
+        """Whether a host answers those who ask for its link-layer address."""
+        if wanted:
+            host.nft("delete table ip6 deaf")
+        else:
+            host.nft("""
+                table ip6 deaf {
+                    chain input {
+                        type filter hook input priority filter;
+                        icmpv6 type nd-neighbor-solicit drop
+                    }
+                }
+            """)
+
+    @staticmethod
+    def moved(hop, mac, asker, answer):
+        """A frame by which a host says that it has another link-layer address: to all, or as an answer to
+        somebody, given by his addresses, who has not asked."""
+        from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6 as Header
+        from scapy.layers.l2 import Ether
+        address, hardware = asker if answer else ("ff02::1", "33:33:00:00:00:01")
+        return (Ether(src=mac, dst=hardware) / Header(src=hop, dst=address, hlim=255)
+                / ICMPv6ND_NA(tgt=hop, R=0, S=int(answer), O=1) / ICMPv6NDOptDstLLAddr(lladdr=mac))
+
+
+FAMILIES = [IPv4, IPv6]
 
 FIREWALL = """
 table {table} filter {{
@@ -86,6 +203,7 @@ class Crossroads:
         number = next(_SERIAL)
         self.family = family
         self.lan, self.router, self.far = (Namespace(f"{name}{number}") for name in ("cl", "cr", "cf"))
+        family.prepare_lan(self.lan)
         family.prepare_router(self.router)
         family.prepare_host(self.far)
         link(self.lan, "eth0", self.router, "lan0")

@@ -261,20 +261,24 @@ tun = carried(IFF_TUN)
 tap = carried(IFF_TAP)
 
 
-def carried_by(below):
+def carried_by(below, is_v6=False):
     """What a tunnel goes through: devices of a kind, with addresses. A function that makes it, and gives its
     number, and for both ends namespace, device, own and peer's address."""
     def carrier(host, host_device, router, router_device, offloads):
         number = next(_CARRIERS) % 250 + 1
+        if is_v6:
+            host.enable_ipv6()
+            router.enable_ipv6()
         below(host, f"{host_device}p", router, f"{router_device}p", offloads)
-        own, peer = f"172.16.{number}.2", f"172.16.{number}.1"
-        host.ip("addr", "add", f"{own}/24", "dev", f"{host_device}p")
-        router.ip("addr", "add", f"{peer}/24", "dev", f"{router_device}p")
+        net, length = (f"fd00:c:{number}::", 64) if is_v6 else (f"172.16.{number}.", 24)
+        own, peer = f"{net}2", f"{net}1"
+        host.ip("addr", "add", f"{own}/{length}", "dev", f"{host_device}p")
+        router.ip("addr", "add", f"{peer}/{length}", "dev", f"{router_device}p")
         return number, ((host, host_device, own, peer), (router, router_device, peer, own))
     return carrier
 
 
-_carrier = carried_by(link)
+_carrier, _carrier_over_v6 = carried_by(link), carried_by(link, is_v6=True)
 
 
 NUMBER = object()
@@ -294,6 +298,9 @@ def tunnel(*what, carrier=_carrier):
 gre = tunnel("type", "gre", "ttl", 64)
 gre_with_checksum = tunnel("type", "gre", "ttl", 64, "csum")
 ipip = tunnel("type", "ipip", "ttl", 64)
+sit = tunnel("type", "sit", "ttl", 64)
+ip6tnl = tunnel("type", "ip6tnl", "mode", "any", "encaplimit", "none", carrier=_carrier_over_v6)
+ip6gre = tunnel("type", "ip6gre", "encaplimit", "none", carrier=_carrier_over_v6)
 vxlan_with_checksum = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "udpcsum")
 vxlan = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789)
 
@@ -325,7 +332,7 @@ def xfrmi(host, host_device, router, router_device, offloads=False):
         for source, destination in ((own, peer), (peer, own)):
             namespace.ip("xfrm", "state", "add", "src", source, "dst", destination, "proto", "esp",
                          "spi", "0x" + source.split(".")[-1] + "00", "reqid", 9, "mode", "tunnel",
-                         "if_id", 9, "aead", "rfc4106(gcm(aes))", key, 128)
+                         "if_id", 9, "flag", "af-unspec", "aead", "rfc4106(gcm(aes))", key, 128)
         for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
             for everything in ("0.0.0.0/0", "::/0"):
                 namespace.ip("xfrm", "policy", "add", "src", everything, "dst", everything,

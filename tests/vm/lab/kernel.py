@@ -114,11 +114,13 @@ class Checksums(_Tracing):
 
     NAMES = ["none", "unnecessary", "complete", "partial"]
 
-    def __init__(self, device):
+    def __init__(self, device, is_v6=False):
         super().__init__()
         self._write("dynamic_events", "t:fasttrack/received netif_receive_skb summed=skb->ip_summed "
                     "protocol=skb->protocol device=skb->dev->name:string\n")
-        self._write("events/fasttrack/received/filter", f'device == "{device}" && protocol == 8')
+        # As it is in memory.
+        protocol = 0xdd86 if is_v6 else 0x0008
+        self._write("events/fasttrack/received/filter", f'device == "{device}" && protocol == {protocol}')
         self._write("trace", "")
         self._write("events/fasttrack/received/enable", "1")
 

@@ -78,6 +78,8 @@ class Namespace:
             self.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 0)
             self.sysctl(f"net.ipv6.conf.{scope}.accept_dad", 0)
             self.sysctl(f"net.ipv6.conf.{scope}.router_solicitations", 0)
+            # In milliseconds: what groups they listen to is told once, and not again in between.
+            self.sysctl(f"net.ipv6.conf.{scope}.mldv2_unsolicited_report_interval", 3_600_000)
             # As addresses of IPv4 are.
             self.sysctl(f"net.ipv6.conf.{scope}.keep_addr_on_down", 1)
 

@@ -41,9 +41,12 @@ table ip nat {
 IPV6_FOR = {
     "10.0.0.2": "fd00:a::2",
     "10.0.0.1": "fd00:a::1",
+    "10.0.0.77": "fd00:a::77",
     "10.0.0.0/24": "fd00:a::/64",
     "192.0.2.2": "2001:db8::2",
     "192.0.2.1": "2001:db8::1",
+    "192.0.2.77": "2001:db8::77",
+    "192.0.2.0/24": "2001:db8::/64",
     "198.51.100.1": "2001:db8:1::1",
     "198.51.100.2": "2001:db8:1::2",
 }
@@ -75,6 +78,10 @@ class Router:
         self.LAN, self.WAN = self.address("10.0.0.2"), self.address("192.0.2.2")
         self.LAN_GATEWAY, self.WAN_GATEWAY = self.address("10.0.0.1"), self.address("192.0.2.1")
         self.anywhere = "::" if self.is_v6 else "0.0.0.0"
+        #: For `ip`.
+        self.option = "-6" if self.is_v6 else "-4"
+        #: Bits of the nets' addresses that are the same, and of all.
+        self.net, self.host = (64, 128) if self.is_v6 else (24, 32)
         #: Length of an IP header, and what of a packet of 1500 bytes is left for UDP's payload.
         self.header = 40 if self.is_v6 else 20
         self.most = 1500 - self.header - 8
@@ -89,12 +96,11 @@ class Router:
             made = kind(host, "eth0", self.router, device, offloads)
             if made:
                 self.until_removed(made)
-        prefix = 64 if self.is_v6 else 24
         for namespace, address, device in ((self.lan, self.LAN, "eth0"),
                                            (self.router, self.LAN_GATEWAY, "lan0"),
                                            (self.router, self.WAN_GATEWAY, "wan0"),
                                            (self.wan, self.WAN, "eth0")):
-            namespace.ip("addr", "add", f"{address}/{prefix}", "dev", device)
+            namespace.ip("addr", "add", f"{address}/{self.net}", "dev", device)
         self.lan.ip("route", "add", "default", "via", self.LAN_GATEWAY)
         # For tests without NAT.
         self.wan.ip("route", "add", self.address("10.0.0.0/24"), "via", self.WAN_GATEWAY)

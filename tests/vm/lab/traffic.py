@@ -2,9 +2,11 @@
 """Traffic between hosts: datagrams and streams that are checked, frames made by hand, captures."""
 
 import contextlib
+import os
 import select
 import socket
 import struct
+import subprocess
 import time
 
 ETH_P_ALL = 3
@@ -12,9 +14,13 @@ ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86dd
 SO_NO_CHECK = 11
 UDP_SEGMENT, UDP_GRO = 103, 104
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
 UDP_NO_CHECK6_TX = 101
 IPV6_UNICAST_HOPS = 16
 IPV6_MTU_DISCOVER = 23
+#: Types of ICMPv6 messages. The latter are behind options for every hop.
+NEIGHBOUR_DISCOVERY = {b"\x85", b"\x86", b"\x87", b"\x88", b"\x89"}
+MULTICAST_LISTENERS = {b"\x82", b"\x83", b"\x84", b"\x8f"}
 
 
 def family_of(address):
@@ -22,9 +28,22 @@ def family_of(address):
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def hops_left(ip):
+    """Of a packet, for scapy: its time to live, or hop limit."""
+    return ip.hlim if ip.version == 6 else ip.ttl
+
+
 def anywhere(address, port):
     """Where a server listens that is to be reached by an address."""
     return ("::" if ":" in address else "0.0.0.0", port)
+
+
+def _is_about_neighbours(frame):
+    """Whether an Ethernet frame with IPv6 is one of neighbour discovery, or says who listens to what."""
+    protocol, message, behind_options = (frame[at:at + 1] for at in (20, 54, 62))
+    if protocol == b"\0":
+        return behind_options in MULTICAST_LISTENERS
+    return protocol == b"\x3a" and message in NEIGHBOUR_DISCOVERY
 
 
 class Datagrams:
@@ -134,7 +153,10 @@ class Datagrams:
     def set_probing(self):
         """Has them sent whole, whatever is known of the path."""
         ip_mtu_discover, probe = 10, 3
-        self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, probe)
+        if self._is_v6:
+            self._client.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, probe)
+        else:
+            self._client.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, probe)
 
     def probe(self, size):
         """One datagram to the server, though others were too large. Gives its payload."""
@@ -262,11 +284,47 @@ class Stream:
         self.client.close()
 
 
+class Generator:
+    """The kernel's packet generator, for a device of a namespace: UDP packets of one address to another."""
+
+    def __init__(self, namespace, device, source, destination, hardware, way="start_xmit"):
+        subprocess.run(["modprobe", "pktgen"], check=True)
+        self._namespace, self._device = namespace, device
+        version, header = ("6", 40) if ":" in source else ("", 20)
+        addresses = (f"src6 {source}", f"dst6 {destination}") if version else (
+            f"src_min {source}", f"src_max {source}", f"dst {destination}")
+        self._tell("kpktgend_0", f"add_device {device}")
+        self._tell(device, "clone_skb 0", f"pkt_size {40 + header}", "delay 0", f"xmit_mode {way}", *addresses,
+                   "flag UDPCSUM", *(f"{name}_mac {mac}" for name, mac in zip(("src", "dst"), hardware)))
+
+    def send(self, count, source_ports, destination_ports):
+        """`count` packets, of which the ports come from the given ranges, one after the other and over again;
+        the second of each range first."""
+        for name, ports in ("src", source_ports), ("dst", destination_ports):
+            self._tell(self._device, f"udp_{name}_min {ports.start}", f"udp_{name}_max {ports.stop}")
+        self._tell(self._device, f"count {count}")
+        self._tell("pgctrl", "start")
+
+    def close(self):
+        """Takes it off the device."""
+        self._tell("kpktgend_0", "rem_device_all")
+
+    def _tell(self, file, *lines):
+        with self._namespace.inside():
+            end = os.open(f"/proc/thread-self/net/pktgen/{file}", os.O_WRONLY)
+            try:
+                for line in lines:
+                    os.write(end, f"{line}\n".encode())
+            finally:
+                os.close(end)
+
+
 class Wire:
     """Frames as they are on a device: put there, and seen there."""
 
     def __init__(self, namespace, device, incoming=True, outgoing=True):
         self._wanted = (incoming, outgoing)
+        self._place = (namespace, device)
         self._socket = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self._socket.bind((device, ETH_P_ALL))
@@ -275,8 +333,18 @@ class Wire:
         """Sends a frame."""
         self._socket.send(bytes(frame))
 
+    def put_in_pieces(self, frame):
+        """Sends a frame of more than a page, of which the Ethernet header alone is in one piece."""
+        namespace, device = self._place
+        with contextlib.closing(namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)) as sender:
+            sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sender.bind((device, 0))
+            # In it: how much the first piece is to have.
+            sender.send(struct.pack("<BBHHHH", 0, 0, 14, 0, 0, 0) + bytes(frame))
+
     def frames(self, seconds=0.3):
-        """The IP frames that were seen since the last call, and in the next moment."""
+        """The IP frames that were seen since the last call, and in the next moment. What IPv6 asks its
+        neighbours is none of them, as ARP is none."""
         incoming, outgoing = self._wanted
         found = []
         deadline = time.monotonic() + seconds
@@ -286,7 +354,8 @@ class Wire:
                 break
             frame, address = self._socket.recvfrom(65536)
             is_outgoing = address[2] == socket.PACKET_OUTGOING
-            if address[1] in (ETH_P_IP, ETH_P_IPV6) and (outgoing if is_outgoing else incoming):
+            is_ip = address[1] == ETH_P_IP or address[1] == ETH_P_IPV6 and not _is_about_neighbours(frame)
+            if is_ip and (outgoing if is_outgoing else incoming):
                 found.append(frame)
         return found
 
