@@ -8,9 +8,10 @@ import time
 
 import pytest
 from lab import devices
+from lab.both import both
 from lab.kernel import wait_until
 from lab.topology import Router
-from lab.traffic import Datagrams, Stream, Wire
+from lab.traffic import Datagrams, Stream, Wire, hops_left
 
 COUNT = 30
 
@@ -35,11 +36,11 @@ table ip nat {
 
 
 @pytest.fixture
-def make_router():
+def make_router(family):
     made = []
 
     def make(**options):
-        made.append(Router(**options))
+        made.append(Router(family=family, **options))
         return made[-1]
 
     yield make
@@ -118,27 +119,38 @@ def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, 
 
 
 KINDS = ["link", "vlan", "qinq", "bridge", "bridge_with_vlans", "bond_active_backup", "bond_balance_xor",
-         "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "vxlan", "wireguard"]
+         "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "ip6tnl", "ip6gre", "vxlan", "wireguard"]
+
+#: What does for IPv6 what the other does for IPv4.
+IPV6_KIND = {"ipip": "sit"}
+
+#: For IPv6 both sides in one test, to keep the number of tests down.
+sides = pytest.mark.parametrize("family, sides", [("ipv4", ["lan"]), ("ipv4", ["wan"]), ("ipv6", ["lan", "wan"])],
+                                ids=["ipv4-lan", "ipv4-wan", "ipv6-both"], indirect=["family"])
 
 
-@pytest.mark.parametrize("side", ["lan", "wan"])
+@sides
 @pytest.mark.parametrize("kind", KINDS)
-def test_fast_from_and_to(make_router, kind, side):
-    fast_as_slow(make_router(**{side: getattr(devices, kind)}))
+def test_fast_from_and_to(make_router, family, kind, sides):
+    if family == "ipv6":
+        kind = IPV6_KIND.get(kind, kind)
+    fast_as_slow(make_router(**{side: getattr(devices, kind) for side in sides}))
 
 
-@pytest.mark.parametrize("side", ["lan", "wan"])
-def test_fast_from_and_to_pppoe(make_router, side):
+@sides
+def test_fast_from_and_to_pppoe(make_router, sides):
     if subprocess.run(["modinfo", "pppoe"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
-    fast_as_slow(make_router(**{side: devices.pppoe}))
+    fast_as_slow(make_router(**{side: devices.pppoe for side in sides}))
 
 
+# For IPv6 they are above.
 @pytest.mark.parametrize("kind", ["vlan", "bridge_with_vlans", "gre", "vxlan", "wireguard"])
 def test_fast_between_two_of_a_kind(make_router, kind):
     fast_as_slow(make_router(lan=getattr(devices, kind), wan=getattr(devices, kind)))
 
 
+@both
 def test_fast_from_and_to_a_vlan_whose_tags_are_in_the_packets(make_router):
     """The cable does not carry tags beside the packet, as hardware that knows nothing of VLANs."""
     router = make_router(lan=devices.vlan)
@@ -147,6 +159,7 @@ def test_fast_from_and_to_a_vlan_whose_tags_are_in_the_packets(make_router):
     fast_as_slow(router)
 
 
+@both
 def test_fast_on_a_vrf(make_router):
     # To the firewall packets come in by the VRF's own device. That counts what passes it in the IP
     # layer, where fast packets are not.
@@ -154,6 +167,7 @@ def test_fast_on_a_vrf(make_router):
     fast_as_slow(router, uncounted=("vrf0",))
 
 
+@both
 def test_a_device_that_leaves_its_vrf_takes_no_packets_with_it(make_router):
     """The routes of the VRF are not those of the device any more."""
     router = make_router(lan=devices.vrf, wan=devices.vrf, firewall=MASQUERADE)
@@ -161,7 +175,8 @@ def test_a_device_that_leaves_its_vrf_takes_no_packets_with_it(make_router):
     datagrams, = conversations(router, [Datagrams])
     datagrams.warm_up()
     router.router.ip("link", "set", "lan0", "nomaster")
-    wait_until(lambda: "lan0" in router.router.ip("route", "show", "10.0.0.0/24"))
+    net = router.address("10.0.0.0/24")
+    wait_until(lambda: "lan0" in router.router.ip(router.option, "route", "show", net))
     sink = Wire(router.wan, "eth0", outgoing=False)
 
     def run():
@@ -176,24 +191,28 @@ def test_a_device_that_leaves_its_vrf_takes_no_packets_with_it(make_router):
     sink.close()
 
 
+@both
 @pytest.mark.parametrize("side", ["lan", "wan"])
 def test_fast_between_a_vrf_and_none(make_router, side):
     router = make_router(**{side: devices.vrf}, firewall=NO_FIREWALL)
     for net, device, its_side in (("10.0.0.0/24", "lan0", "lan"), ("192.0.2.0/24", "wan0", "wan")):
         table = ("table", "main") if its_side == side else ("vrf", "vrf0")
-        router.router.ip("route", "add", net, "dev", device, *table)
+        router.router.ip("route", "add", router.address(net), "dev", device, *table)
     fast_as_slow(router, uncounted=("vrf0",))
 
 
+@both
 def test_fast_to_and_from_an_ipvlan_that_has_the_address(make_router):
     fast_as_slow(make_router(wan=devices.ipvlan))
 
 
+@both
 def test_fast_past_an_ipvlan_that_has_not(make_router):
     """Of what is for other hosts the device below keeps what arrives, and sees nothing of what leaves."""
     fast_as_slow(make_router(lan=devices.ipvlan, firewall=NO_FIREWALL), enters="lan0p")
 
 
+@both
 def test_a_host_that_moves_to_another_port_of_a_bridge(make_router):
     router = make_router(lan=devices.bridge)
     router.control.enable()
@@ -201,9 +220,9 @@ def test_a_host_that_moves_to_another_port_of_a_bridge(make_router):
         conversation.warm_up()
         for old, new, port_left, port_taken in (("eth0", "eth1", "lan0p", "lan0q"),
                                                 ("eth1", "eth0", "lan0q", "lan0p")):
-            router.lan.ip("addr", "del", f"{router.LAN}/24", "dev", old)
+            router.lan.ip("addr", "del", f"{router.LAN}/{router.net}", "dev", old)
             router.lan.ip("link", "set", new, "up")
-            router.lan.ip("addr", "add", f"{router.LAN}/24", "dev", new)
+            router.lan.ip("addr", "add", f"{router.LAN}/{router.net}", "dev", new)
             router.lan.ip("route", "replace", "default", "via", router.LAN_GATEWAY, "dev", new)
             # Its next packet tells the bridge.
             conversation.exchange(3)
@@ -225,13 +244,15 @@ def bridge_firewall():
     subprocess.run(["modprobe", "-r", "br_netfilter"], check=True)
 
 
+@both
 def test_packets_that_a_bridge_has_shown_to_the_firewall_stay_slow(bridge_firewall, make_router):
     """They have their connection before they arrive on the bridge. To the bridge they are fast."""
     router = make_router(lan=devices.bridge)
-    router.router.sysctl("net.bridge.bridge-nf-call-iptables", 1)
+    router.router.sysctl(f"net.bridge.bridge-nf-call-ip{'6' if router.is_v6 else ''}tables", 1)
     fast_as_slow(router, [Datagrams], ways=(False, True), by="unsupported")
 
 
+@both
 def test_a_bond_whose_port_fails(make_router):
     router = make_router(wan=devices.bond_active_backup)
     router.control.enable()
@@ -252,6 +273,7 @@ def test_a_bond_whose_port_fails(make_router):
         router.router.ip("link", "set", "wan0p", "up")
 
 
+@both
 def test_fast_into_a_dummy(make_router):
     """What is sent into a dummy is gone: so the route leads there after the flow was learned."""
     router = make_router(firewall=NO_FIREWALL)
@@ -260,7 +282,7 @@ def test_fast_into_a_dummy(make_router):
     datagrams.warm_up()
     router.router.ip("link", "add", "dummy0", "type", "dummy")
     router.router.ip("link", "set", "dummy0", "up")
-    router.router.ip("route", "add", f"{router.WAN}/32", "dev", "dummy0")
+    router.router.ip("route", "add", f"{router.WAN}/{router.host}", "dev", "dummy0")
     sink = Wire(router.router, "dummy0")
 
     def send():
@@ -270,15 +292,17 @@ def test_fast_into_a_dummy(make_router):
     sink.packets()
     moved, stats = counted(router, send)
     assert stats.packets[0] >= COUNT * 0.9, (stats.packets, stats.reasons())
-    assert moved["dummy0"][2] == COUNT
+    # A new device tells of the groups that it listens to, with IPv6.
+    assert COUNT <= moved["dummy0"][2] <= COUNT + (4 if router.is_v6 else 0)
     assert moved["wan0"][2] == 0
     arrived = sink.packets(destination=router.WAN)
     sink.close()
-    assert len(arrived) == COUNT and all(packet.ttl == 63 for packet in arrived)
+    assert len(arrived) == COUNT and all(hops_left(packet.payload) == 63 for packet in arrived)
     assert {packet.load[:4] for packet in arrived} == {
         number.to_bytes(4, "big") for number in range(datagrams.sent - COUNT + 1, datagrams.sent + 1)}
 
 
+@both
 @pytest.mark.parametrize("side", ["lan", "wan"])
 def test_an_xfrm_interface_encrypts_what_is_fast_and_nothing_decrypted_is(make_router, side):
     """The interface is the device that packets are sent to; that it transforms them is its own
@@ -294,7 +318,7 @@ def test_an_xfrm_interface_encrypts_what_is_fast_and_nothing_decrypted_is(make_r
     assert stats.fast == 0
     assert stats.slow["ipsec"] >= COUNT, stats.reasons()
     seen = outside.packets()
-    assert len(seen) > 6 * COUNT and {packet.proto for packet in seen} == {50}
+    assert len(seen) > 6 * COUNT and {getattr(packet.payload, "proto", "IPv6") for packet in seen} == {50}
     outside.close()
 
 
