@@ -11,24 +11,28 @@ import time
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
 from lab import devices
+from lab.both import both
 from lab.devices import link, offloading
 from lab.kernel import Checksums, wait_until
 from lab.topology import Router
-from lab.traffic import Datagrams, Stream, Wire
+from lab.traffic import Datagrams, Generator, Stream, Wire, family_of, hops_left
 
 COUNT = 30
+#: One that IPv6 knows, too.
+SMALL_MTU = 1280
 BULK = bytes(range(256)) * 8192
 
 
 @pytest.fixture
-def make_router():
+def make_router(family):
     made = []
 
     def make(**options):
-        made.append(Router(**options))
+        made.append(Router(family=family, **options))
         made[-1].control.enable()
         return made[-1]
 
@@ -58,12 +62,11 @@ def mostly_fast(stats, least=COUNT * 0.9):
 def is_whole(packet):
     """Whether a captured packet's checksums are right."""
     again = Ether(bytes(packet))
-    del again[IP].chksum
-    if UDP in again:
-        del again[UDP].chksum
+    for layer in (IP, UDP):
+        if layer in again:
+            del again[layer].chksum
     again = Ether(bytes(again))
-    return (again[IP].chksum == packet[IP].chksum
-            and (UDP not in packet or again[UDP].chksum == packet[UDP].chksum))
+    return all(again[layer].chksum == packet[layer].chksum for layer in (IP, UDP) if layer in packet)
 
 
 def both_ways(stream):
@@ -74,6 +77,7 @@ def both_ways(stream):
 # Segments that are made of several.
 
 
+@both
 @pytest.mark.parametrize("lan, wan", [(offloading(link), offloading(link)), (offloading(link), link)],
                          ids=["end to end", "split by the router"])
 def test_large_tcp_segments(make_router, lan, wan):
@@ -86,6 +90,7 @@ def test_large_tcp_segments(make_router, lan, wan):
     assert router.router.counter("ip filter", "invalid") == 0
 
 
+@both
 def test_large_tcp_segments_that_the_router_has_merged(make_router):
     router = make_router()
     for device in ("lan0", "wan0"):
@@ -97,6 +102,7 @@ def test_large_tcp_segments_that_the_router_has_merged(make_router):
     assert router.router.counter("ip filter", "invalid") == 0
 
 
+@both
 def test_datagrams_that_the_sender_gives_in_one(make_router):
     router = make_router(lan=offloading(link))
     datagrams = conversation(router, Datagrams)
@@ -112,6 +118,7 @@ def test_datagrams_that_the_sender_gives_in_one(make_router):
     assert stats.bytes[0] / stats.packets[0] > 8000
 
 
+@both
 def test_datagrams_that_arrive_in_one(make_router):
     router = make_router(offloads=True)
     datagrams = conversation(router, Datagrams)
@@ -133,6 +140,7 @@ def test_datagrams_that_arrive_in_one(make_router):
     assert stats.bytes[0] / stats.packets[0] > 8000
 
 
+@both
 @pytest.mark.parametrize("feature", ["rx-udp-gro-forwarding", "rx-gro-list"])
 def test_datagrams_that_the_router_has_merged(make_router, feature):
     """Into a packet with room for all of them, or into a list of packets with headers of their own."""
@@ -149,7 +157,7 @@ def test_datagrams_that_the_router_has_merged(make_router, feature):
     def arrived():
         packets = sink.packets(source=router.WAN_GATEWAY, protocol=17, seconds=2)
         assert len(packets) == 8 * COUNT and all(is_whole(packet) for packet in packets)
-        return [packet[IP].ttl for packet in packets]
+        return [hops_left(packet.payload) for packet in packets]
     stats = moved(router, run)
     assert stats.bytes[0] / stats.packets[0] > 2000, (stats.packets, stats.bytes, stats.reasons())
     fast = arrived()
@@ -161,6 +169,7 @@ def test_datagrams_that_the_router_has_merged(make_router, feature):
     assert fast == slow and 63 in fast
 
 
+@both
 def test_tcp_that_the_router_has_merged_into_a_list(make_router):
     router = make_router()
     for device in ("lan0", "wan0"):
@@ -172,10 +181,11 @@ def test_tcp_that_the_router_has_merged_into_a_list(make_router):
     assert router.router.counter("ip filter", "invalid") == 0
 
 
+@both
 def test_large_segments_for_a_device_of_a_smaller_mtu(make_router):
     router = make_router(offloads=True)
     stream = conversation(router, Stream)
-    router.router.ip("link", "set", "wan0", "mtu", 1000)
+    router.router.ip("link", "set", "wan0", "mtu", SMALL_MTU)
     stats = moved(router, lambda: stream.send(BULK))
     # The router said so, and the sender made its segments smaller.
     assert stats.slow["mtu"] + stats.slow["stale-route"] >= 1, stats.reasons()
@@ -187,6 +197,7 @@ def test_large_segments_for_a_device_of_a_smaller_mtu(make_router):
 # Checksums.
 
 
+@both
 @pytest.mark.parametrize("state, lan", [
     ("none", link),
     ("partial", offloading(link)),
@@ -197,13 +208,14 @@ def test_large_segments_for_a_device_of_a_smaller_mtu(make_router):
 def test_checksums_of_which_the_device_says(make_router, kind, state, lan):
     router = make_router(lan=lan)
     talk = conversation(router, kind)
-    with contextlib.closing(Checksums("lan0")) as checksums:
+    with contextlib.closing(Checksums("lan0", router.is_v6)) as checksums:
         stats = moved(router, lambda: talk.exchange(COUNT, size=301))
         counts = checksums.counts()
     mostly_fast(stats)
     assert counts.get(state, 0) >= COUNT * 0.9, counts
 
 
+@both
 def test_tags_that_are_in_the_packet_or_beside_it(make_router):
     """Either way packets reach the VLAN's device without, and leave with the one of the other VLAN."""
     router = make_router(lan=devices.vlan, wan=devices.qinq)
@@ -220,6 +232,7 @@ def test_tags_that_are_in_the_packet_or_beside_it(make_router):
 # Packets that others have, too.
 
 
+@both
 def test_a_capture_shows_packets_as_they_arrived(router):
     router.control.enable()
     for device, incoming in (("lan0", True), ("wan0", False)):
@@ -232,10 +245,12 @@ def test_a_capture_shows_packets_as_they_arrived(router):
         assert len(seen) == COUNT
         # Before, or after, what the router does with them.
         source, ttl = (router.LAN, 64) if incoming else (router.WAN_GATEWAY, 63)
-        assert all(packet[IP].src == source and packet[IP].ttl == ttl and is_whole(packet) for packet in seen)
+        assert all(packet.payload.src == source and hops_left(packet.payload) == ttl and is_whole(packet)
+                   for packet in seen)
         datagrams.close()
 
 
+@both
 def test_a_mirror_shows_packets_as_they_arrived(router):
     """A classifier on the ingress device sends a copy of everything to another device."""
     router.router.ip("link", "add", "mirror0", "type", "dummy")
@@ -252,9 +267,10 @@ def test_a_mirror_shows_packets_as_they_arrived(router):
         seen = mirror.packets(source=router.LAN, destination=router.WAN, seconds=1)
         mirror.close()
         assert len(seen) >= COUNT
-        assert all(packet[IP].ttl == 64 and is_whole(packet) for packet in seen)
+        assert all(hops_left(packet.payload) == 64 and is_whole(packet) for packet in seen)
 
 
+@both
 def test_packets_that_a_classifier_redirects_are_not_taken(router):
     """They are on their way elsewhere, whatever flow they would be of."""
     router.control.enable()
@@ -273,31 +289,24 @@ def test_packets_that_a_classifier_redirects_are_not_taken(router):
     assert stats.fast == 0
 
 
+@both
 def test_packets_with_more_than_one_owner(router):
     """The kernel's packet generator keeps a hold of those that it has a device receive."""
-    router.router.run("modprobe", "pktgen")
     router.control.enable()
     datagrams = conversation(router, Datagrams)
     sink = Wire(router.wan, "eth0", outgoing=False)
     address, port = datagrams.source
-
-    def tell(file, *lines):
-        script = "".join(f"echo '{line}' > /proc/net/pktgen/{file}\n" for line in lines)
-        router.router.run("sh", "-ec", script)
-    tell("kpktgend_0", "add_device lan0")
-    tell("lan0", f"count {COUNT}", "clone_skb 0", "pkt_size 60", "delay 0", "xmit_mode netif_receive",
-         f"dst {router.WAN}", f"src_min {address}", f"src_max {address}",
-         f"udp_src_min {port}", f"udp_src_max {port}", "udp_dst_min 7", "udp_dst_max 7",
-         f"dst_mac {router.router.mac('lan0')}", f"src_mac {router.lan.mac('eth0')}")
+    generator = router.until_removed(Generator(
+        router.router, "lan0", address, router.WAN, (router.lan.mac("eth0"), router.router.mac("lan0")),
+        way="netif_receive"))
     before = router.control.stats()
-    tell("pgctrl", "start")
+    generator.send(COUNT, range(port, port + 1), range(7, 8))
     stats = router.control.stats() - before
-    tell("kpktgend_0", "rem_device_all")
     assert stats.fast == 0
     assert stats.slow["unsupported"] == COUNT, stats.reasons()
     arrived = sink.packets(source=router.WAN_GATEWAY, protocol=17, seconds=2)
     sink.close()
-    assert len(arrived) == COUNT and all(packet[IP].ttl < 64 for packet in arrived)
+    assert len(arrived) == COUNT and all(hops_left(packet.payload) < 64 for packet in arrived)
     datagrams.receive(COUNT, timeout=0.5)
     mostly_fast(moved(router, lambda: datagrams.exchange(COUNT)))
 
@@ -306,7 +315,9 @@ def test_packets_with_more_than_one_owner(router):
 
 
 @pytest.mark.parametrize("wan", ["gre", "vxlan", "wireguard", "qinq"])
-@pytest.mark.parametrize("lan", ["link", "tap", "tun"])
+# All there are for one of both.
+@pytest.mark.parametrize("family, lan", [("ipv4", "link"), ("ipv4", "tap"), ("ipv4", "tun"), ("ipv6", "tun")],
+                         indirect=["family"])
 def test_devices_that_need_more_room_for_their_headers(make_router, lan, wan):
     router = make_router(lan=getattr(devices, lan), wan=getattr(devices, wan))
     for kind in (Datagrams, Stream):
@@ -318,21 +329,23 @@ def test_devices_that_need_more_room_for_their_headers(make_router, lan, wan):
 # What the router answers itself.
 
 
-def answers(wire, run):
-    """The ICMP messages that a run brings the sender: pairs of the message's fixed part and what it quotes,
-    without what differs from packet to packet."""
+def answers(router, wire, run):
+    """The ICMP messages that a run brings the sender: the message's fixed part and what it quotes, without
+    what differs from packet to packet."""
     wire.packets(seconds=0.1)
     run()
     found = []
-    for packet in wire.packets(protocol=1, seconds=1):
-        quoted = IP(bytes(packet[ICMP])[8:])
-        found.append((packet[IP].src, packet[IP].dst, packet[IP].ttl, bytes(packet[ICMP])[:2], bytes(packet[ICMP])[4:8],
-                      quoted.src, quoted.dst, quoted.ttl, quoted.len, bytes(quoted.payload)[:6]))
+    for packet in wire.packets(protocol=58 if router.is_v6 else 1, seconds=1):
+        answer, message = packet.payload, bytes(packet.payload)[router.header:]
+        quoted = type(answer)(message[8:])
+        length = quoted.plen if router.is_v6 else quoted.len
+        found.append((answer.src, answer.dst, hops_left(answer), message[:2], message[4:8],
+                      quoted.src, quoted.dst, hops_left(quoted), length, bytes(quoted.payload)[:6]))
     return found
 
 
 def too_large(router, datagrams):
-    router.router.ip("link", "set", "wan0", "mtu", 1000)
+    router.router.ip("link", "set", "wan0", "mtu", SMALL_MTU)
     datagrams.set_probing()
     return 1300
 
@@ -342,11 +355,15 @@ def last_hop(router, datagrams):
     return 32
 
 
+@both
 @pytest.mark.parametrize("offence", [too_large, last_hop])
 def test_the_router_answers_as_without(make_router, offence):
     router = make_router()
     # All are answered, for it is compared.
-    router.router.sysctl("net.ipv4.icmp_ratemask", 0)
+    if router.is_v6:
+        router.router.sysctl("net.ipv6.icmp.ratelimit", 0)
+    else:
+        router.router.sysctl("net.ipv4.icmp_ratemask", 0)
     datagrams = conversation(router, Datagrams)
     size = offence(router, datagrams)
     wire = Wire(router.lan, "eth0", outgoing=False)
@@ -360,12 +377,12 @@ def test_the_router_answers_as_without(make_router, offence):
     datagrams.exchange(3)
     offence(router, datagrams)
     before = router.control.stats()
-    fast = answers(wire, run)
+    fast = answers(router, wire, run)
     stats = router.control.stats() - before
     assert stats.packets[0] == 0
     assert stats.slow["mtu" if offence is too_large else "ttl"] >= 4, stats.reasons()
     router.control.disable()
-    slow = answers(wire, run)
+    slow = answers(router, wire, run)
     wire.close()
     assert len(slow) == 5 and fast == slow
 
@@ -398,54 +415,64 @@ def small_ones_are_fast(router, datagrams):
     mostly_fast(moved(router, lambda: datagrams.exchange(COUNT)))
 
 
+@both
 @pytest.mark.parametrize("lock", [(), ("lock",)], ids=["", "locked"])
 def test_a_route_that_gets_an_mtu(make_router, lock):
+    """IPv6 takes it for one that counts for what is forwarded only if it is locked."""
     router = make_router()
     datagrams = conversation(router, Datagrams)
     datagrams.set_probing()
-    route = ("192.0.2.0/24", "dev", "wan0", "proto", "kernel", "scope", "link", "src", router.WAN_GATEWAY)
-    _, arrived = fares(router, datagrams, 1300)
+    route = (router.address("192.0.2.0/24"), "dev", "wan0", "proto", "kernel",
+             *(("metric", 256) if router.is_v6 else ("scope", "link", "src", router.WAN_GATEWAY)))
+    _, arrived = fares(router, datagrams, 1400)
     assert arrived
-    router.router.ip("route", "replace", *route, "mtu", *lock, 1200)
+    router.router.ip("route", "replace", *route, "mtu", *lock, 1300)
     datagrams.exchange(3)
-    too_large_by_now(router, datagrams, 1300)
+    if lock or not router.is_v6:
+        too_large_by_now(router, datagrams, 1400)
+    else:
+        mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1400)))
     small_ones_are_fast(router, datagrams)
     router.router.ip("route", "replace", *route)
     datagrams.exchange(3)
-    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1300)))
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1400)))
 
 
-@pytest.mark.parametrize("use_it", [0, 1])
+# IPv6 has no such configuration.
+@pytest.mark.parametrize("family, use_it", [("ipv4", 0), ("ipv4", 1), ("ipv6", 0)], indirect=["family"])
 def test_an_mtu_that_the_router_has_learned(make_router, use_it):
     """What a host on the way has told the router counts for what it forwards only if it is configured so."""
     router = make_router()
-    router.router.sysctl("net.ipv4.ip_forward_use_pmtu", use_it)
+    if not router.is_v6:
+        router.router.sysctl("net.ipv4.ip_forward_use_pmtu", use_it)
     datagrams = conversation(router, Datagrams)
     datagrams.set_probing()
-    _, arrived = fares(router, datagrams, 1300)
+    _, arrived = fares(router, datagrams, 1400)
     assert arrived
-    asked = router.until_removed(router.router.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    asked = router.until_removed(router.router.socket(family_of(router.WAN), socket.SOCK_DGRAM))
     asked.connect((router.WAN, 9))
     asked.send(b"x")
     wire = Wire(router.wan, "eth0")
     wire.put(Ether(src=router.wan.mac("eth0"), dst=router.router.mac("wan0"))
-             / IP(src=router.WAN, dst=router.WAN_GATEWAY)
-             / ICMP(type=3, code=4, nexthopmtu=1200)
-             / IP(src=router.WAN_GATEWAY, dst=router.WAN, proto=17, len=1400, flags="DF")
+             / router.ip_header(src=router.WAN, dst=router.WAN_GATEWAY)
+             / (ICMPv6PacketTooBig(mtu=1300) if router.is_v6 else ICMP(type=3, code=4, nexthopmtu=1300))
+             / (IPv6(src=router.WAN_GATEWAY, dst=router.WAN, nh=17, plen=1380) if router.is_v6 else
+                IP(src=router.WAN_GATEWAY, dst=router.WAN, proto=17, len=1400, flags="DF"))
              / UDP(sport=asked.getsockname()[1], dport=9, len=1380, chksum=0))
     wire.close()
-    wait_until(lambda: "mtu 1200" in router.router.ip("route", "get", router.WAN))
+    wait_until(lambda: "mtu 1300" in router.router.ip("route", "get", router.WAN))
     datagrams.exchange(3)
     if use_it:
-        too_large_by_now(router, datagrams, 1300)
+        too_large_by_now(router, datagrams, 1400)
         small_ones_are_fast(router, datagrams)
     else:
-        mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1300)))
+        mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1400)))
 
 
 # Fragments among whole packets.
 
 
+@both
 def test_fragments_do_not_keep_whole_packets_from_being_fast(make_router):
     router = make_router()
     datagrams = conversation(router, Datagrams)
