@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lab.both import both
 from lab.topology import Router
 from lab.traffic import Datagrams, Stream, Wire
 
@@ -21,12 +22,15 @@ table ip stamp {
 """
 
 
+pytestmark = both
+
+
 @pytest.fixture
-def make_router():
+def make_router(family):
     made = []
 
     def make(rule=None):
-        router = Router()
+        router = Router(family=family)
         made.append(router)
         if rule:
             router.router.nft(MARK % rule)
@@ -106,8 +110,13 @@ def with_classes(router):
         tc(router, "class", "add", "dev", "wan0", "parent", "1:", "classid", f"1:{number}", "htb", "rate", "1gbit")
 
 
+def protocol(router):
+    """What tc calls the version of IP."""
+    return "ipv6" if router.is_v6 else "ip"
+
+
 def add_filter(router, *arguments):
-    tc(router, "filter", "add", "dev", "wan0", "parent", "1:", "protocol", "ip", "prio", 1, *arguments)
+    tc(router, "filter", "add", "dev", "wan0", "parent", "1:", "protocol", protocol(router), "prio", 1, *arguments)
 
 
 @pytest.fixture(params=[Datagrams, Stream])
@@ -128,13 +137,12 @@ def test_a_class_by_priority(make_router, kind):
 
 
 def test_a_class_by_priority_of_the_type_of_service(make_router):
-    """The IP layer makes a priority of it, by which `prio` chooses a band."""
+    """The IP layer makes a priority of it, by which `prio` chooses a band; that of IPv6 does not."""
     router = make_router()
     tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", "prio")
     # What is interactive, what is not, and what is background.
-    assert as_slow(router, Datagrams, tos=0x10) == {"1:1"}
-    assert as_slow(router, Datagrams, tos=0x00) == {"1:2"}
-    assert as_slow(router, Datagrams, tos=0x08) == {"1:3"}
+    for tos, band in (0x10, "1:1"), (0x00, "1:2"), (0x08, "1:3"):
+        assert as_slow(router, Datagrams, tos=tos) == {"1:2" if router.is_v6 else band}
 
 
 def test_a_class_by_mark(make_router, kind):
@@ -153,22 +161,26 @@ def test_a_class_by_mark_of_the_connection(make_router, kind):
 
 FLOWER = ("flower", "ip_tos", "0xb8/0xfc", "flowid", "1:20")
 U32 = ("u32", "match", "ip", "dsfield", "0xb8", "0xfc", "flowid", "1:20")
+U32_IPV6 = ("u32", "match", "ip6", "priority", "0xb8", "0xfc", "flowid", "1:20")
+
+by_dscp = pytest.mark.parametrize("by", [{"ipv4": FLOWER, "ipv6": FLOWER}, {"ipv4": U32, "ipv6": U32_IPV6}],
+                                  ids=["flower", "u32"])
 
 
-@pytest.mark.parametrize("by", [FLOWER, U32], ids=["flower", "u32"])
+@by_dscp
 def test_a_class_by_dscp_of_the_sender(make_router, by):
     router = make_router()
     with_classes(router)
-    add_filter(router, *by)
+    add_filter(router, *by[router.family])
     assert as_slow(router, Datagrams, tos=0xb8) == {"1:20"}
     assert as_slow(router, Datagrams, tos=0x20) == {"1:30"}
 
 
-@pytest.mark.parametrize("by", [FLOWER, U32], ids=["flower", "u32"])
+@by_dscp
 def test_a_class_by_dscp_of_the_router(make_router, kind, by):
     router = make_router("ip dscp set ef")
     with_classes(router)
-    add_filter(router, *by)
+    add_filter(router, *by[router.family])
     assert as_slow(router, kind) == {"1:20"}
 
 
@@ -192,7 +204,7 @@ def test_a_filter_at_egress_sees_what_is_fast(make_router):
     """The hook for classifiers on the device that packets leave by."""
     router = make_router()
     tc(router, "qdisc", "add", "dev", "wan0", "clsact")
-    tc(router, "filter", "add", "dev", "wan0", "egress", "protocol", "ip", "prio", 1,
+    tc(router, "filter", "add", "dev", "wan0", "egress", "protocol", protocol(router), "prio", 1,
        "flower", "ip_proto", "udp", "src_ip", router.WAN_GATEWAY, "action", "gact", "ok")
 
     def matched():
