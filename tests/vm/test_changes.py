@@ -18,13 +18,16 @@ import time
 
 import pytest
 
-from lab.crossroads import FAMILIES, Crossroads
+from lab.crossroads import FAMILIES, Crossroads, IPv4, IPv6
 from lab.kernel import wait_until
 from lab.namespace import Namespace
 from lab.topology import link
 from lab.traffic import Wire
 
 PROTOCOLS = ["udp", "tcp"]
+
+#: What a frame says that it contains, which nobody listens to.
+LOCAL_EXPERIMENT = 0x88b5
 
 COUNTERS = """
 table netdev ingress {{
@@ -117,12 +120,17 @@ def hops(cross):
 class Change:
     protocol = None
     prepare = undo = lambda self, cross: None
-    #: Where the client's packets go afterwards.
+    #: Where the client's packets go afterwards; with IPv6, if that is elsewhere.
     to = (0, "eth0")
+    to_with_ipv6 = False
     #: Whether the server's packets go on.
     answered = True
     #: Whether the counters go on counting.
     counted = True
+
+    def leads_to(self, family):
+        """Where the client's packets go afterwards."""
+        return self.to_with_ipv6 if family.name == "IPv6" and self.to_with_ipv6 is not False else self.to
 
 
 class OtherGateway(Change):
@@ -194,6 +202,39 @@ class Rule(Change):
         cross.router.ip(cross.family.option, "rule", "del", "to", cross.family.far, "lookup", 100)
 
 
+class RouteInATableThatWasPassedOver(Change):
+    """A rule leads to a table that had no route, until now."""
+    to = (1, "eth1")
+
+    def prepare(self, cross):
+        cross.router.ip(cross.family.option, "rule", "add", "to", cross.family.far, "lookup", 100)
+
+    def make(self, cross):
+        cross.router.ip(cross.family.option, "route", "add", "default", "via", cross.family.ways[1][1], "table", 100)
+
+    def undo(self, cross):
+        cross.router.ip(cross.family.option, "route", "del", "default", "table", 100)
+        cross.router.ip(cross.family.option, "rule", "del", "to", cross.family.far, "lookup", 100)
+
+
+class RouteThatSendsOnDeleted(Change):
+    """A route of the table that a rule leads to sends lookups on to the next one, until now."""
+    to = (1, "eth1")
+
+    def prepare(self, cross):
+        option = cross.family.option
+        cross.router.ip(option, "route", "add", "default", "via", cross.family.ways[1][1], "table", 100)
+        cross.router.ip(option, "route", "add", "throw", cross.family.far_net, "table", 100)
+        cross.router.ip(option, "rule", "add", "to", cross.family.far, "lookup", 100)
+
+    def make(self, cross):
+        cross.router.ip(cross.family.option, "route", "del", "throw", cross.family.far_net, "table", 100)
+
+    def undo(self, cross):
+        cross.router.ip(cross.family.option, "rule", "del", "to", cross.family.far, "lookup", 100)
+        cross.router.ip(cross.family.option, "route", "flush", "table", 100)
+
+
 class NextHopObject(Change):
     to = (1, "eth1")
 
@@ -207,6 +248,11 @@ class NextHopObject(Change):
     def undo(self, cross):
         cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
         cross.router.ip("nexthop", "del", "id", 1)
+
+
+class RouteByNextHopObjectDeleted(NextHopObject):
+    def make(self, cross):
+        cross.router.ip("route", "del", cross.family.far_net, "nhid", 1)
 
 
 class NeighbourChanged(Change):
@@ -239,18 +285,19 @@ class NeighbourThatDoesNotAnswer(Change):
                      "nud", "permanent")
 
     def make(self, cross):
-        cross.far.sysctl("net.ipv4.conf.eth0.arp_ignore", 8)
+        cross.family.be_found(cross.far, False)
         cross.router.ip("neigh", "replace", cross.family.ways[0][1], "dev", "wan0", "nud", "failed")
 
     def undo(self, cross):
-        cross.far.sysctl("net.ipv4.conf.eth0.arp_ignore", 1)
+        cross.family.be_found(cross.far, True)
         cross.router.ip("neigh", "replace", cross.family.ways[0][1], "lladdr", cross.far.mac("eth0"), "dev", "wan0",
                         "nud", "reachable")
 
 
 class AddressRemoved(Change):
-    """With its last address a device also loses its routes."""
+    """With its last address a device also loses its routes; with IPv6 only the one of that address' net."""
     to = (1, "eth1")
+    to_with_ipv6 = (0, "eth0")
     answered = None
 
     def make(self, cross):
@@ -258,10 +305,11 @@ class AddressRemoved(Change):
 
     def undo(self, cross):
         cross.router.ip("addr", "add", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
-        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
 
 
 class DeviceDown(AddressRemoved):
+    to_with_ipv6 = (1, "eth1")
     answered = False
 
     def make(self, cross):
@@ -287,21 +335,24 @@ class ForwardingOff(Change):
     to, answered = None, False
 
     def make(self, cross):
-        cross.router.sysctl("net.ipv4.ip_forward", 0)
+        cross.family.forward(cross.router, False)
 
     def undo(self, cross):
-        cross.router.sysctl("net.ipv4.ip_forward", 1)
+        cross.family.forward(cross.router, True)
 
 
 class ForwardingOffOnOneDevice(Change):
     """Packets that arrive there are no longer forwarded, others are."""
     to = None
 
+    def prepare(self, cross):
+        cross.family.forward_by_device(cross.router)
+
     def make(self, cross):
-        cross.router.sysctl("net.ipv4.conf.lan0.forwarding", 0)
+        cross.family.forward_from(cross.router, "lan0", False)
 
     def undo(self, cross):
-        cross.router.sysctl("net.ipv4.conf.lan0.forwarding", 1)
+        cross.family.forward_from(cross.router, "lan0", True)
 
 
 class RuleThatDrops(Change):
@@ -343,13 +394,17 @@ class SetElementAdded(Change):
     to = None
 
     def prepare(self, cross):
-        table = cross.family.table
+        family, table = cross.family, cross.family.table
         cross.router.nft(f"""
             table {table} lists {{
-                set denied {{ type ipv4_addr . inet_service; flags interval; elements = {{ 10.9.0.0/16 . 1-6 }}; }}
+                set denied {{
+                    type {family.address_type} . inet_service
+                    flags interval
+                    elements = {{ {family.nobody} . 1-6 }}
+                }}
                 chain forward {{
                     type filter hook forward priority filter + 10; policy accept;
-                    ip daddr . th dport @denied drop
+                    {table} daddr . th dport @denied drop
                 }}
             }}
         """)
@@ -392,9 +447,10 @@ class RuleSetReloaded(Change):
 
 
 CHANGES = [
-    OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Blackhole, NoRouteBack, Rule, NextHopObject,
-    NeighbourChanged, NeighbourDeleted, NeighbourFailed, NeighbourThatDoesNotAnswer,
-    AddressRemoved, DeviceDown, DeviceRenamed, ForwardingOff, ForwardingOffOnOneDevice,
+    OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Blackhole, NoRouteBack, Rule,
+    RouteInATableThatWasPassedOver, RouteThatSendsOnDeleted, NextHopObject, RouteByNextHopObjectDeleted,
+    NeighbourChanged, NeighbourDeleted, NeighbourFailed,
+    NeighbourThatDoesNotAnswer, AddressRemoved, DeviceDown, DeviceRenamed, ForwardingOff, ForwardingOffOnOneDevice,
     RuleThatDrops, SetElementRemoved, SetElementAdded, RuleSetReplaced, RuleSetReloaded,
 ]
 
@@ -412,14 +468,15 @@ def test_at_once(cross, protocol, kind):
         wires.clear()
         before = cross.control.stats()
         change.make(cross)
-        out = [talk.say(timeout=5 if change.to else 0.2) for _ in range(4)]
+        to = change.leads_to(cross.family)
+        out = [talk.say(timeout=5 if to else 0.2) for _ in range(4)]
         seen = wires.seen(port)
         back = []
-        if protocol == "udp" or change.to:
+        if protocol == "udp" or to:
             back = [talk.say(back=True, timeout=5 if change.answered else 0.2) for _ in range(4)]
         outcome[fast] = (out, back)
-        if change.to:
-            way, device = change.to
+        if to:
+            way, device = to
             assert all(out), out
             assert set(seen) == {(way, macs[device])}, seen
         else:
@@ -430,7 +487,7 @@ def test_at_once(cross, protocol, kind):
         after = cross.control.stats() - before
         if not fast:
             assert after.fast == 0
-        elif not change.to:
+        elif not to:
             assert after.packets[0] == 0, after.packets
         elif protocol == "udp" or change.answered:
             # Fast again: learned, confirmed, fast.
@@ -523,8 +580,8 @@ def test_in_the_midst_of_traffic(cross, kind):
         # Not waiting: what is not there yet comes later, and would be late.
         found = wires.numbers(7, b"pump")
         late = {where for where, number in found if number > last}
-        if change.to:
-            way, device = change.to
+        if to := change.leads_to(cross.family):
+            way, device = to
             assert late == {(way, macs[device])}, late
         else:
             assert not late
@@ -561,23 +618,19 @@ def test_back_and_forth_in_the_midst_of_traffic_nothing_is_lost(cross):
     assert cross.control.stats().packets[0] > len(found) / 2
 
 
-@pytest.mark.parametrize("how", ["a gratuitous ARP", "an answer"])
+@pytest.mark.parametrize("how", ["to all", "an answer"])
 def test_a_neighbour_that_says_it_has_another_address(cross, how):
-    """Noticed when the kernel has taken it over; there is no acknowledgement."""
-    from scapy.layers.l2 import ARP, Ether
+    """By ARP, or an advertisement of IPv6. Noticed when the kernel has taken it over; there is no
+    acknowledgement."""
     wires = cross.wires()
     macs = hops(cross)
-    cross.router.sysctl("net.ipv4.neigh.wan0.locktime", 0)
+    cross.router.sysctl(f"net.{cross.family.conntrack}.neigh.wan0.locktime", 0)
     cross.control.enable()
     talk = cross.talk("udp")
     talk.make_fast()
     hop, new = cross.family.ways[0][1], macs["eth0b"]
-    wire = cross.until_removed(Wire(cross.far, "eth0"))
-    if how == "an answer":
-        wire.put(Ether(src=new, dst=cross.router.mac("wan0"))
-                 / ARP(op=2, hwsrc=new, psrc=hop, hwdst=cross.router.mac("wan0"), pdst=cross.family.ways[0][0]))
-    else:
-        wire.put(Ether(src=new, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=new, psrc=hop, pdst=hop))
+    asker = cross.family.ways[0][0], cross.router.mac("wan0")
+    cross.until_removed(Wire(cross.far, "eth0")).put(cross.family.moved(hop, new, asker, how == "an answer"))
     wait_until(lambda: new in cross.router.run("ip", "neigh", "show", hop), 5, "the new address")
     wires.clear()
     before = cross.control.stats()
@@ -590,7 +643,7 @@ def test_a_neighbour_that_says_it_has_another_address(cross, how):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, protocol, how):
     """The flow leads to the bridge, which looks for the port with every packet."""
-    from scapy.layers.l2 import ARP, Ether
+    from scapy.layers.l2 import Ether
     cross = make_cross(routed=False)
     family, hop = cross.family, cross.family.ways[0]
     mac = cross.far.mac("eth0")
@@ -615,7 +668,7 @@ def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, pr
     else:
         # From now on the other port is where it sends from.
         wire = cross.until_removed(Wire(cross.far, "eth1"))
-        wire.put(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / ARP(op=1, hwsrc=mac, psrc=hop[1], pdst=hop[1]))
+        wire.put(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff", type=LOCAL_EXPERIMENT) / b"here")
         wait_until(lambda: re.search(f"{mac} dev wan1", cross.router.run("bridge", "fdb", "show", "br", "br0")), 5)
     before = cross.control.stats()
     if protocol == "udp":
@@ -692,13 +745,16 @@ class DefaultRouteMoved(Change):
 
 class AddressRemovedBelow(Change):
     def make(self, cross):
-        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 100)
+        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 2000)
         cross.router.ip("addr", "del", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+        if cross.family.name == "IPv6":
+            # There the route remains.
+            cross.router.ip("route", "del", "default", "via", cross.family.ways[0][1])
 
 
 class DeviceDownBelow(Change):
     def make(self, cross):
-        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 100)
+        cross.router.ip("route", "add", "default", "via", cross.family.ways[1][1], "metric", 2000)
         cross.router.ip("link", "set", "wan0", "down")
 
 
@@ -834,7 +890,6 @@ def test_a_wan_that_fails_takes_only_its_own_connections_along(make_cross, fast)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_mtu_of_the_way_out_lowered(cross, protocol):
     """Nothing larger leaves, and whoever sent it is told."""
-    from scapy.layers.inet import ICMP
     outcome = {}
     for fast, port in ((False, 7), (True, 8)):
         talk = cross.talk(protocol, port, size=1300)
@@ -847,14 +902,15 @@ def test_the_mtu_of_the_way_out_lowered(cross, protocol):
         wire = cross.until_removed(Wire(cross.router, "wan0", incoming=False))
         told = cross.until_removed(Wire(cross.lan, "eth0", outgoing=False))
         before = cross.control.stats()
-        cross.router.ip("link", "set", "wan0", "mtu", 1000)
+        cross.router.ip("link", "set", "wan0", "mtu", 1280)
         wire.frames(0.1)
         if protocol == "udp":
             outcome[fast] = [talk.say(timeout=0.5) for _ in range(3)]
         else:
             outcome[fast] = [talk.say(timeout=10) for _ in range(3)]
-        assert all(len(frame) <= 1014 for frame in wire.frames())
-        assert [packet for packet in told.packets(protocol=1) if packet[ICMP].code == 4]
+        assert all(len(frame) <= 1294 for frame in wire.frames())
+        assert [packet for packet in told.packets(protocol=cross.family.icmp)
+                if bytes(packet.payload.payload)[:2] == cross.family.too_big]
         after = cross.control.stats() - before
         # The routes change with the MTU, so that the first packet may be one that asks for the new route.
         assert bool(after.slow["mtu"] + after.slow["stale-route"]) == fast, after.reasons()
@@ -864,7 +920,7 @@ def test_the_mtu_of_the_way_out_lowered(cross, protocol):
         after = cross.control.stats() - before
         assert after.packets[0] >= 4 if fast else after.fast == 0, after.reasons()
         cross.router.ip("link", "set", "wan0", "mtu", 1500)
-        cross.lan.ip("route", "flush", "cache")
+        cross.lan.ip(cross.family.option, "route", "flush", "cache")
     assert outcome[True] == outcome[False]
     assert outcome[True][-1]
 
@@ -970,6 +1026,7 @@ def test_two_customers_with_the_same_addresses(make_cross, protocol):
     family = cross.family
     # The second customer's network, which looks like the first one's.
     second = Namespace(f"{cross.lan.name}b")
+    family.prepare_lan(second)
     link(second, "eth0", cross.router, "lan1")
     second.ip("addr", "add", f"{family.lan}/{family.net}", "dev", "eth0")
     second.ip("route", "add", "default", "via", family.lan_gateway)
@@ -1009,7 +1066,7 @@ def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
     """As with a set that is filled with every name that is resolved: what changes again within a tenth of a
     second is noticed after that."""
     cross.router.nft(f"add table {cross.family.table} names\n"
-                     f"add set {cross.family.table} names addresses {{ type ipv4_addr; }}")
+                     f"add set {cross.family.table} names addresses {{ type {cross.family.address_type}; }}")
     cross.control.enable()
     talk = cross.talk("udp")
     talk.make_fast()
@@ -1020,7 +1077,7 @@ def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
         while not over.is_set():
             changes.append(cross.router.run(
                 "nft", "add", "element", cross.family.table, "names", "addresses",
-                f"{{ 10.{len(changes) >> 8 & 255}.{len(changes) & 255}.1 }}"))
+                f"{{ {cross.family.numbered(len(changes))} }}"))
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -1037,6 +1094,83 @@ def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
     assert after.slow["revalidating"] <= 2 * min(len(changes), 40) + 4, (len(changes), after.reasons())
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_routes_elsewhere_cost_a_flow_one_packet(cross, protocol):
+    """Whatever is changed: which routes a flow depends on is not written down."""
+    cross.router.ip("link", "add", "other", "type", "dummy")
+    cross.router.ip("link", "set", "other", "up")
+    cross.control.enable(sample_interval=60000)
+    talk = cross.talk(protocol)
+    talk.make_fast()
+    before = cross.control.stats()
+    for number in range(10):
+        cross.router.ip("addr", "add", f"{cross.family.numbered(number)}/{cross.family.host}", "dev", "other")
+        talk.exchange(10)
+    after = cross.control.stats() - before
+    slow = sum(after.slow.values())
+    # And an acknowledgement that comes in between.
+    assert 10 <= slow <= 2 * 2 * 10, after.reasons()
+    assert after.slow["stale-route"] >= 10, after.reasons()
+    assert after.fast >= 200 - slow
+
+
+# What IPv4 does not have.
+ONLY_IPV6 = pytest.mark.parametrize("family", [IPv6], ids=["IPv6"], indirect=True)
+
+
+@ONLY_IPV6
+def test_a_route_that_expires(cross):
+    """Nothing happens then; lookups pass it over, and the kernel clears up much later."""
+    wires = cross.wires()
+    cross.control.enable(sample_interval=60000)
+    talk = cross.talk("udp")
+    talk.make_fast()
+    cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1], "expires", 4)
+    over = time.monotonic() + 4.1
+    before = cross.control.stats()
+    while time.monotonic() < over - 1:
+        assert talk.say()
+    # Unless the machine stood still.
+    after = cross.control.stats() - before
+    assert after.packets[0] > sum(after.slow.values()), after.reasons()
+    time.sleep(max(0, over - time.monotonic()))
+    wires.clear()
+    for _ in range(6):
+        assert talk.say()
+    assert set(wires.seen(7)) == {(1, cross.far.mac("eth1"))}
+    before = cross.control.stats()
+    for _ in range(4):
+        assert talk.say()
+    assert (cross.control.stats() - before).packets[0] == 4
+
+
+@ONLY_IPV6
+def test_advertisements_that_say_the_same_again_change_nothing(cross):
+    from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6 as Header
+    from scapy.layers.l2 import Ether
+    cross.router.sysctl("net.ipv6.conf.wan0.accept_ra", 2)
+    mac = cross.far.mac("eth0")
+    advertisement = (Ether(src=mac, dst="33:33:00:00:00:01") / Header(src="fe80::77", dst="ff02::1", hlim=255)
+                     / ICMPv6ND_RA(routerlifetime=1800)
+                     / ICMPv6NDOptPrefixInfo(prefix="2001:db8:77::", prefixlen=64, validlifetime=3600,
+                                             preferredlifetime=1800))
+    wire = cross.until_removed(Wire(cross.far, "eth0"))
+    wire.put(advertisement)
+    wait_until(lambda: "2001:db8:77:" in cross.router.run("ip", "-6", "addr", "show", "dev", "wan0")
+               and "via fe80::77" in cross.router.run("ip", "-6", "route"), 5, "the advertised net and router")
+    cross.control.enable(sample_interval=60000)
+    talk = cross.talk("udp")
+    # An address is tentative for a while.
+    wait_until(lambda: "tentative" not in cross.router.run("ip", "-6", "addr", "show", "dev", "wan0"), 10)
+    talk.make_fast()
+    before = cross.control.stats()
+    for _ in range(10):
+        wire.put(advertisement)
+        talk.exchange(10)
+    after = cross.control.stats() - before
+    assert after.fast == 200, after.reasons()
+
+
 # Noticed by the next sample only: nothing tells anyone about these, and so the flow goes on for as long as
 # the sampling interval.
 
@@ -1050,6 +1184,8 @@ def stops_within(talk, interval, back=False):
         assert not talk.say(back=back, timeout=0.05)
 
 
+# IPv6 has no such check.
+@pytest.mark.parametrize("family", [IPv4], ids=["IPv4"], indirect=True)
 @pytest.mark.parametrize("interval", [100, 1000])
 def test_rp_filter_within_the_sampling_interval(cross, interval):
     """The server's packets come by another way than the one that leads to it."""
@@ -1094,3 +1230,23 @@ def test_a_mark_that_decides_about_the_route_within_the_sampling_interval(make_c
     # A sample may have been among them.
     assert (cross.control.stats() - before).packets[0] >= 10
     assert {flow["packet-mark"] for flow in cross.control.flows(reply=0)} == {0x200}
+
+
+# IPv4 has only the device's.
+@pytest.mark.parametrize("family", [IPv6], ids=["IPv6"], indirect=True)
+def test_the_mtu_for_ipv6_within_the_sampling_interval(cross):
+    """That of a device for IPv6 alone, which is lowered without any route being changed."""
+    cross.control.enable(sample_interval=500)
+    talk = cross.talk("udp", size=1300)
+    talk.make_fast()
+    cross.router.sysctl("net.ipv6.conf.wan0.mtu", 1280)
+    changed = time.monotonic()
+    while time.monotonic() - changed < 1:
+        talk.say(timeout=0.1)
+    wire = cross.until_removed(Wire(cross.router, "wan0", incoming=False))
+    for _ in range(10):
+        talk.say(timeout=0.1)
+    frames = wire.frames()
+    assert frames and all(len(frame) <= 1294 for frame in frames)
+    talk.size = 500
+    talk.make_fast()
