@@ -7,9 +7,10 @@ The segments are made by hand, for hosts that don't exist: nobody answers of his
 import time
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import TCP
 from scapy.layers.l2 import Ether
 
+from lab.both import both
 from lab.kernel import wait_until
 from lab.topology import Router
 from lab.traffic import Datagrams, Wire
@@ -26,6 +27,8 @@ table ip filter {
 }
 """
 
+pytestmark = both
+
 #: The sides of a connection.
 CLIENT, SERVER = 0, 1
 
@@ -33,26 +36,25 @@ CLIENT, SERVER = 0, 1
 class Hosts:
     """Two hosts of which there are only addresses, one on either side of the router."""
 
-    ADDRESSES = "10.0.0.77", "192.0.2.77"
-
     def __init__(self, router):
         self.router = router
+        self._addresses = router.address("10.0.0.77"), router.address("192.0.2.77")
         sides = ((router.lan, "lan0"), (router.wan, "wan0"))
         self._macs = []
         self.wires = []
-        for (namespace, device), address in zip(sides, self.ADDRESSES):
+        for (namespace, device), address in zip(sides, self._addresses):
             mac = namespace.mac("eth0")
             router.router.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
             self._macs.append((mac, router.router.mac(device)))
             self.wires.append(router.until_removed(Wire(namespace, "eth0", outgoing=False)))
 
-    def send(self, side, segment, timeout=3.0):
-        """Sends a segment. Gives whether it came out on the other side."""
+    def send(self, side, segment, timeout=3.0, put=Wire.put):
+        """Sends a segment, by what is given for that. Gives whether it came out on the other side."""
         wire = self.wires[1 - side]
         wire.frames(0)
         source, destination = self._macs[side]
-        self.wires[side].put(Ether(src=source, dst=destination)
-                             / IP(src=self.ADDRESSES[side], dst=self.ADDRESSES[1 - side]) / segment)
+        put(self.wires[side], Ether(src=source, dst=destination)
+            / self.router.ip_header(src=self._addresses[side], dst=self._addresses[1 - side]) / segment)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             for frame in wire.frames(0.05):
@@ -78,10 +80,11 @@ class Connection:
         it arrived."""
         sequence = fields.pop("seq", self.next[side])
         acknowledgement = fields.pop("ack", self.next[1 - side] if "A" in flags else 0)
+        put = fields.pop("put", Wire.put)
         segment = TCP(sport=self._ports[side], dport=self._ports[1 - side], flags=flags,
                       seq=sequence & 0xffffffff, ack=acknowledgement & 0xffffffff,
                       window=fields.pop("window", 60000), **fields) / data
-        return self._hosts.send(side, segment, timeout)
+        return self._hosts.send(side, segment, timeout, put)
 
     def advance(self, side, flags, data=b"", **fields):
         """The same, which has to arrive and moves the side on."""
@@ -124,22 +127,22 @@ class Connection:
 
     def state(self):
         """What conntrack calls it; none if it does not know it."""
-        for line in self._hosts.router.router.run("conntrack", "-L", "-p", "tcp").splitlines():
+        for line in self._hosts.router.conntrack("-L", "-p", "tcp").splitlines():
             if f"sport={self._ports[0]} " in line:
                 return line.split()[3]
         return None
 
     def timeout(self):
         """Seconds that conntrack gives it."""
-        for line in self._hosts.router.router.run("conntrack", "-L", "-p", "tcp").splitlines():
+        for line in self._hosts.router.conntrack("-L", "-p", "tcp").splitlines():
             if f"sport={self._ports[0]} " in line:
                 return int(line.split()[2])
         return None
 
 
 @pytest.fixture
-def router():
-    topology = Router(firewall=RULES)
+def router(family):
+    topology = Router(firewall=RULES, family=family)
     topology.control.enable()
     yield topology
     topology.remove()
@@ -359,6 +362,78 @@ def test_a_client_that_lost_its_memory_begins_anew_on_a_live_tuple(router, hosts
     assert invalid(router) == 0
 
 
+def repacked(frame, first, ahead=(), pieces=None):
+    """A frame's segment once more, behind IPv4 options or IPv6 extension headers, given for both, and in two
+    fragments if `first` is how many bytes of it the first one is to have."""
+    from scapy.layers.inet import IP
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+    from scapy.packet import Raw
+    # As it is sent, with checksums.
+    frame = Ether(bytes(frame))
+    ethernet, segment = Ether(src=frame.src, dst=frame.dst), bytes(frame[TCP])
+    pieces = [(0, segment)] if first is None else [(0, segment[:first]), (first, segment[first:])]
+    for at, piece in pieces:
+        more = at + len(piece) < len(segment)
+        if IPv6 in frame:
+            ip = IPv6(src=frame[IPv6].src, dst=frame[IPv6].dst)
+            for header in ahead:
+                ip = ip / header
+            if first is not None:
+                ip = ip / IPv6ExtHdrFragment(offset=at // 8, m=int(more), id=77)
+            ip.lastlayer().nh = 6
+        else:
+            ip = IP(src=frame[IP].src, dst=frame[IP].dst, proto=6, id=77, frag=at // 8, flags="MF" if more else 0,
+                    options=list(ahead))
+        yield ethernet / ip / Raw(piece)
+
+
+def in_fragments(wire, frame):
+    for fragment in repacked(frame, 200):
+        wire.put(fragment)
+
+
+def in_fragments_in_pieces(wire, frame):
+    first, second = repacked(frame, 4800)
+    wire.put_in_pieces(first)
+    wire.put(second)
+
+
+def behind_options(wire, frame, first=None):
+    from scapy.layers.inet import IPOption_NOP
+    from scapy.layers.inet6 import IPv6ExtHdrDestOpt, PadN
+    is_v6 = frame.payload.version == 6
+    ahead = [IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 12)])] if is_v6 else [IPOption_NOP()] * 4
+    for packet in repacked(frame, first, ahead):
+        wire.put(packet)
+
+
+def in_fragments_behind_options(wire, frame):
+    behind_options(wire, frame, 200)
+
+
+@pytest.mark.parametrize("put", [in_fragments, in_fragments_in_pieces, behind_options, in_fragments_behind_options],
+                         ids=lambda put: put.__name__)
+def test_what_is_never_fast_finds_conntrack_informed(router, hosts, put):
+    """It acknowledges what conntrack has not seen, and is no invalid packet all the same."""
+    for host, device in ((router.lan, "lan0"), (router.wan, "wan0")):
+        for namespace, name in ((host, "eth0"), (router.router, device)):
+            namespace.ip("link", "set", name, "mtu", 9000)
+    router.control.set(sample_interval=60000)
+    connection = Connection(hosts)
+    connection.open()
+    connection.make_fast()
+    for side in (CLIENT, SERVER, CLIENT):
+        for _ in range(7):
+            before = router.control.stats()
+            connection.advance(1 - side, "PA", b"d" * 7000)
+            assert (router.control.stats() - before).fast == 1
+        before = router.control.stats()
+        connection.advance(side, "PA", b"f" * 5200, put=put)
+        assert (router.control.stats() - before).fast == 0
+    connection.is_fast()
+    assert invalid(router) == 0
+
+
 def test_udp_that_only_one_side_goes_on_with(router):
     """Once it was answered. The entry lives as long as after a packet on the slow path, and no longer."""
     router.router.sysctl("net.netfilter.nf_conntrack_udp_timeout", 4)
@@ -368,7 +443,7 @@ def test_udp_that_only_one_side_goes_on_with(router):
     datagrams.warm_up()
 
     def left():
-        lines = router.router.run("conntrack", "-L", "-p", "udp").splitlines()
+        lines = router.conntrack("-L", "-p", "udp").splitlines()
         return int(lines[0].split()[2]) if lines else None
 
     before = router.control.stats()
