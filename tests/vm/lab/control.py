@@ -88,6 +88,7 @@ class Stats:
         self.learned = raw["learned"]
         self.devices = raw["devices"]
         self.flow_bytes = raw["flow-bytes"]
+        self.index_bytes = raw["index-bytes"]
         self.packets = (raw["packets-original"], raw["packets-reply"])
         self.bytes = (raw["bytes-original"], raw["bytes-reply"])
         self.slow = {entry["reason"]: entry["packets"] for entry in raw["slow"]}
@@ -103,6 +104,7 @@ class Stats:
         after.flows = self.flows
         after.devices = self.devices
         after.flow_bytes = self.flow_bytes
+        after.index_bytes = self.index_bytes
         after.learned = self.learned - before.learned
         after.packets = tuple(a - b for a, b in zip(self.packets, before.packets))
         after.bytes = tuple(a - b for a, b in zip(self.bytes, before.bytes))
