@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lab import kernel  # noqa: E402
+from lab import findings, kernel  # noqa: E402
 from lab.topology import Tunnel, Router  # noqa: E402
 from lab.traffic import Datagrams, Wire  # noqa: E402
 
@@ -23,6 +23,14 @@ def pytest_collection_modifyitems(config, items):
     """Leaves the tests that are this guest's."""
     number, count = map(int, config.getoption("--share").split("/"))
     items[:] = items[number - 1::count]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what tests have found out."""
+    for title, lines in findings.tables():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,7 @@ import time
 
 from .devices import link
 from .namespace import Namespace
-from .traffic import Wire
+from .traffic import Datagrams, Wire
 
 #: In every packet of the conversation: where it is seen on the WAN, something was not encrypted.
 SIGN = b"not to be seen by anybody on the WAN"
@@ -40,9 +40,9 @@ class End:
 
 class Site:
     """LAN host - gateway A = IPsec = gateway B - LAN host, with two links between the gateways. fasttrack is
-    on A."""
+    on A. Unless it is not wanted, a conversation between the hosts goes on all the time."""
 
-    def __init__(self, kind, family, serial):
+    def __init__(self, kind, family, serial, conversing=True):
         self.kind, self.family, self.words = kind, family, ADDRESSES[family]
         names = ("lana", "gwa", "wan", "gwb", "lanb")
         self.spaces = lan_a, gwa, self.wan, gwb, lan_b = [Namespace(f"{name}p{serial}") for name in names]
@@ -71,7 +71,8 @@ class Site:
             for scope in ("all", "wan0", "wan1", "lan0"):
                 end.gateway.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
         self.protect()
-        self.conversation = Conversation(self)
+        if conversing:
+            self.conversation = self.until_closed(Conversation(self))
 
     def _address(self, namespace, device, address):
         namespace.ip("addr", "add", f"{address}/{self.words['prefix']}", "dev", device)
@@ -79,6 +80,25 @@ class Site:
     def ends(self):
         """Both, each with the other one."""
         return (self.a, self.b), (self.b, self.a)
+
+    @property
+    def far(self):
+        """Who A's host talks to, and by which address."""
+        if self.kind == "transport":
+            return self.b.gateway, self.b.wan
+        return self.b.host, self.b.address
+
+    def datagrams(self):
+        """A conversation that takes place when somebody asks for it."""
+        namespace, address = self.far
+        port = Conversation.PORT
+        # Its answers come from there, whichever way they go.
+        return self.until_closed(Datagrams(self.a.host, namespace, address, port, listen=(address, port)))
+
+    def until_closed(self, closable):
+        """Closes something when the site is."""
+        self._closing.append(closable)
+        return closable
 
     def selector(self, own, peer, wide=False):
         """What is protected, as the gateway of `own` sends it, in words of `ip xfrm policy`; or more than
@@ -94,7 +114,17 @@ class Site:
 
     @property
     def _interface(self):
-        return ("if_id", 42) if self.kind == "interface" else ()
+        """What policies and states of a device have that others do not."""
+        return {"interface": ("if_id", 42), "vti": self._mark}.get(self.kind, ())
+
+    @property
+    def _mark(self):
+        return ("mark", 42) if self.kind == "vti" else ()
+
+    @property
+    def device(self):
+        """What the gateways send to that has the other LAN behind it, if that is a device of its own."""
+        return {"interface": "xfrm0", "vti": "vti0"}.get(self.kind)
 
     @property
     def mode(self):
@@ -104,17 +134,24 @@ class Site:
         """Sets up both ends."""
         for own, peer in self.ends():
             gateway = own.gateway
-            if self.kind == "interface":
-                gateway.ip("link", "add", "xfrm0", "type", "xfrm", "dev", "wan0", "if_id", 42)
-                gateway.ip("link", "set", "xfrm0", "up")
-                gateway.ip("route", "add", peer.net, "dev", "xfrm0")
+            if self.device:
+                what = ("xfrm", "dev", "wan0", "if_id", 42)
+                if self.kind == "vti":
+                    what = ("vti6" if self.family == "ipv6" else "vti", "local", own.wan, "remote", peer.wan, "key", 42)
+                gateway.ip("link", "add", self.device, "type", *what)
+                gateway.ip("link", "set", self.device, "up")
+                gateway.ip("route", "add", peer.net, "dev", self.device)
             elif self.kind != "transport":
                 gateway.ip("route", "add", peer.net, "via", peer.wan)
             if self.kind == "encapsulated":
-                self._closing.append(decapsulating(gateway, self.family))
+                self.until_closed(decapsulating(gateway, self.family))
             self.policies(own, peer, "add")
             # What is not protected does not leave: then clear text is never right.
             self.forbid(own, peer, "add", BLOCKED)
+            if self.kind == "interface":
+                # Nor is it let in beside the interface, as the policies of other kinds have it.
+                gateway.ip("xfrm", "policy", "add", *self.selector(peer, own), "dir", "fwd", "priority", BLOCKED,
+                           "action", "block")
         if self.kind == "transport":
             # Nor as what an error is about.
             self.a.gateway.ip("xfrm", "policy", "add", *self.selector(self.a, self.b)[:4], "proto",
@@ -143,6 +180,12 @@ class Site:
             words += ["priority", priority, *more, "tmpl", *ends, "proto", "esp", "reqid", 1, "mode", self.mode]
         own.gateway.ip("xfrm", "policy", verb, *words)
 
+    def exempt(self, own, peer, verb, direction, priority=10):
+        """Adds or deletes a policy that lets packets pass in clear."""
+        source, destination = (own, peer) if direction == "out" else (peer, own)
+        own.gateway.ip("xfrm", "policy", verb, *self.selector(source, destination), "proto", "udp", "dir", direction,
+                       *(("priority", priority) if verb != "delete" else ()))
+
     def forbid(self, own, peer, verb, priority):
         """Adds or updates the policy that lets nothing leave in clear."""
         own.gateway.ip("xfrm", "policy", verb, *self.selector(own, peer, wide=True), *self._interface,
@@ -152,19 +195,28 @@ class Site:
         """Adds the states of both directions, at both ends."""
         for end in (self.a, self.b):
             for source, destination in self.ends():
-                more = self._interface
-                if self.kind == "encapsulated":
-                    more += ("encap", "espinudp", 4500, 4500, self.words["anywhere"])
-                end.gateway.ip("xfrm", "state", "add", "src", source.wan, "dst", destination.wan, "proto", "esp",
-                               "spi", hex(spi + source.number), "reqid", 1, "mode", self.mode, *limit,
-                               "aead", "rfc4106(gcm(aes))", key, 128, *more)
+                self.state(end, source, destination, spi + source.number, "reqid", 1, *limit,
+                           "aead", "rfc4106(gcm(aes))", key, 128)
+
+    def state(self, end, source, destination, spi, *words):
+        """Adds one state, at one end. The last of the words are those that say what encrypts."""
+        more = self._interface
+        if self.kind == "encapsulated":
+            more += ("encap", "espinudp", 4500, 4500, self.words["anywhere"])
+        end.gateway.ip("xfrm", "state", "add", "src", source.wan, "dst", destination.wan, "proto", "esp",
+                       "spi", hex(spi), "mode", self.mode, "replay-window", 32, *words, *more)
+
+    def ipsec_counters(self):
+        """What A's IPsec has refused and what failed, by the names that /proc/net/xfrm_stat has for it."""
+        words = self.a.gateway.run("cat", "/proc/net/xfrm_stat").split()
+        return dict(zip(words[::2], map(int, words[1::2])))
 
     def forget_states(self, spi):
         """Deletes those that are still there."""
         for end in (self.a, self.b):
             for source, destination in self.ends():
                 end.gateway.status("ip", "xfrm", "state", "delete", "src", source.wan, "dst", destination.wan,
-                                   "proto", "esp", "spi", hex(spi + source.number))
+                                   "proto", "esp", "spi", hex(spi + source.number), *self._mark)
 
     def rekey(self):
         """Others in their place."""
@@ -174,14 +226,11 @@ class Site:
 
     def wires(self):
         """Both links, where nobody decrypts anything."""
-        made = [Wire(self.wan, f"a{number}") for number in (0, 1)]
-        self._closing += made
-        return made
+        return [self.until_closed(Wire(self.wan, f"a{number}")) for number in (0, 1)]
 
     def close(self):
         """Removes it all."""
-        self.conversation.close()
-        for closable in self._closing:
+        for closable in reversed(self._closing):
             closable.close()
         for space in self.spaces:
             space.remove()
@@ -204,9 +253,7 @@ class Conversation:
 
     def __init__(self, site):
         kind = socket.AF_INET6 if site.family == "ipv6" else socket.AF_INET
-        far, address = site.b.host, site.b.address
-        if site.kind == "transport":
-            far, address = site.b.gateway, site.b.wan
+        far, address = site.far
         self._server = far.socket(kind, socket.SOCK_DGRAM)
         # Its answers come from there, whichever way they go.
         self._server.bind((address, self.PORT))
@@ -221,6 +268,17 @@ class Conversation:
         self._over = False
         self._thread = threading.Thread(target=self._talk, daemon=True)
         self._thread.start()
+
+    @property
+    def sent(self):
+        """The number of the last message, there or back: those with larger ones have been sent after this."""
+        return self._number
+
+    @staticmethod
+    def number(frame):
+        """The number of the message in a frame, if it can be seen; else 0."""
+        found = frame.find(SIGN)
+        return struct.unpack_from("!I", frame, found + len(SIGN))[0] if found >= 0 else 0
 
     def _talk(self):
         while not self._over:
@@ -251,7 +309,7 @@ class Conversation:
                 if way == 0:
                     self._peer = peer
 
-    def goes_on(self, seconds=10, least=20):
+    def goes_on(self, seconds=60, least=20):
         """Waits until so many more have arrived both ways."""
         before = list(self.arrived)
         deadline = time.monotonic() + seconds
