@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Policies and states that are not there yet, come, and go, under flows that are fast in clear or encrypted; source
+NAT that moves flows into a policy and out of one; marks. In both modes, over both versions of IP."""
+
+import re
+import socket
+import struct
+import time
+
+import pytest
+
+from lab.control import Control
+from lab.site import BLOCKED, SIGN, Conversation, Site
+from lab.traffic import Datagrams
+from test_proof import FAMILIES, MODES, SERIAL, fasttrack
+
+#: What the messages of `Datagrams` are filled with.
+FILLING = b"\xa5" * 16
+
+NETLINK_XFRM, XFRMNLGRP_ACQUIRE, XFRM_MSG_ACQUIRE = 6, 1, 0x17
+
+
+@pytest.fixture
+def make_site():
+    made = []
+
+    def make(family, **options):
+        site = Site("policy", family, next(SERIAL), **options)
+        made.append(site)
+        site.control = site.until_closed(Control(site.a.gateway))
+        return site
+
+    yield make
+    for site in made:
+        site.close()
+
+
+def seen(wires, seconds=0.1):
+    """Frames on the WAN since the last time, of both links."""
+    return [frame for wire in wires for frame in wire.frames(seconds)]
+
+
+def in_clear(frames):
+    """Those that nobody encrypted."""
+    return [frame for frame in frames if SIGN in frame or FILLING in frame]
+
+
+def fast(site, conversation, ways):
+    """The conversation goes on, fast in so many directions and slow in the other ones."""
+    conversation.warm_up()
+    before = site.control.stats()
+    conversation.exchange(20)
+    after = site.control.stats() - before
+    # One or two may be samples.
+    assert sorted(packets >= 17 for packets in after.packets) == [False] * (2 - ways) + [True] * ways, (
+        after.packets, after.reasons())
+    assert ways or after.fast == 0, after.packets
+
+
+def ways_of(mode):
+    """Directions of a protected conversation that are fast."""
+    return {"exclude": 0, "accelerate": 2}[mode]
+
+
+def listen_for_questions(site):
+    """Whoever negotiates states. Unless somebody listens, nobody is asked, and nothing kept until there is one."""
+    listener = site.until_closed(site.a.gateway.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM))
+    listener.bind((0, 1 << (XFRMNLGRP_ACQUIRE - 1)))
+    listener.settimeout(10)
+    return listener
+
+
+def asked(listener):
+    """Whether a state is asked for."""
+    return struct.unpack_from("=H", listener.recv(65536), 4)[0] == XFRM_MSG_ACQUIRE
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("larval_drop", [1, 0])
+def test_until_a_state_has_been_negotiated(make_site, larval_drop, family, mode):
+    """With `xfrm_larval_drop` packets are dropped until there is one, without it they are queued: by a bundle
+    without a state, which must not be learned. Once for a new connection, once for one that goes on."""
+    site = make_site(family, conversing=False)
+    site.a.gateway.sysctl("net.core.xfrm_larval_drop", larval_drop)
+    site.control.enable(ipsec=mode)
+    listener, wires, conversation = listen_for_questions(site), site.wires(), site.datagrams()
+    for new in (True, False):
+        site.forget_states(site.spi)
+        seen(wires)
+        before = site.control.stats()
+        payloads = [conversation.send() for _ in range(5)]
+        assert asked(listener)
+        assert "spi 0x00000000" in site.a.gateway.ip("xfrm", "state")
+        frames = seen(wires)
+        after = site.control.stats() - before
+        assert after.fast == 0
+        # Those that are dropped do not get as far as to be learned from. The first one was not yet known to be late.
+        if not larval_drop:
+            assert after.slow["ipsec"] >= 4, after.reasons()
+        assert not [flow for flow in site.control.flows(reply=0) if new or flow["state"] == "fast"]
+        site.spi += 16
+        site.states(site.spi)
+        # What was queued is encrypted and sent.
+        arrived = conversation.receive(5, timeout=0.3 if larval_drop else 60)
+        assert arrived == ([] if larval_drop else payloads)
+        fast(site, conversation, ways_of(mode))
+        frames += seen(wires)
+        assert len(frames) > 40 and not in_clear(frames)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bypass_policy_goes_under_way(make_site, family, mode):
+    """A flow that it had exempted is fast in clear. Whatever is sent after the command has returned that deletes it
+    is encrypted: a deletion makes no route invalid."""
+    site = make_site(family)
+    for own, peer in site.ends():
+        for direction in ("out", "fwd", "in"):
+            site.exempt(own, peer, "add", direction)
+    site.control.enable(ipsec=mode)
+    site.conversation.goes_on()
+    time.sleep(0.5)
+    wires = site.wires()
+    before = site.control.stats()
+    site.conversation.goes_on(least=50)
+    assert min((site.control.stats() - before).packets) >= 25
+    assert in_clear(seen(wires))
+    for own, peer in reversed(site.ends()):
+        for direction in ("in", "fwd", "out"):
+            site.exempt(own, peer, "delete", direction)
+    last = site.conversation.sent
+    site.conversation.goes_on(least=50)
+    frames = seen(wires)
+    late = [Conversation.number(frame) for frame in frames if Conversation.number(frame) > last]
+    assert not late
+    assert len(frames) > 100
+    before = site.control.stats()
+    site.conversation.goes_on()
+    assert bool((site.control.stats() - before).fast) == (mode == "accelerate")
+
+
+def flush(site):
+    """Without any policy."""
+    for own, _ in site.ends():
+        own.gateway.ip("xfrm", "policy", "flush")
+
+
+def protect(site):
+    """With those of the site, B's first. After this nothing of A's leaves in clear."""
+    for own, peer in reversed(site.ends()):
+        site.policies(own, peer, "add")
+        site.forbid(own, peer, "add", BLOCKED)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_policies_appear(make_site, when, family, mode):
+    """Before a flow begins; while it is fast, in clear; and when it is over, with its memo still there."""
+    site = make_site(family, conversing=when == "during")
+    site.control.enable(ipsec=mode)
+    wires, last = site.wires(), 0
+    if when != "before":
+        flush(site)
+    if when == "during":
+        site.conversation.goes_on(least=100)
+        before = site.control.stats()
+        site.conversation.goes_on(least=50)
+        assert min((site.control.stats() - before).packets) >= 25
+        protect(site)
+        last = site.conversation.sent
+        site.conversation.goes_on(least=50)
+        frames = seen(wires)
+        assert in_clear(frames)
+    else:
+        conversation = site.datagrams()
+        if when == "after":
+            fast(site, conversation, 2)
+            assert in_clear(seen(wires))
+            protect(site)
+            assert len(site.control.flows()) == 2
+        fast(site, conversation, ways_of(mode))
+        frames = seen(wires)
+        assert not in_clear(frames)
+    assert not [frame for frame in frames if Conversation.number(frame) > last]
+    assert len(frames) > 40
+
+
+SOURCE_NAT = """
+table inet nat {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat;
+        oifname "wan0" {match} snat {table} to {to}
+    }}
+}}
+"""
+
+
+def nat(site, match, to):
+    site.a.gateway.nft(SOURCE_NAT.format(match=match, table=site.words["table"], to=to))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_source_nat_into_a_policy(make_site, family, mode):
+    """The flow's route has no transform until source NAT gives it an address that a policy is for."""
+    site = make_site(family, conversing=False)
+    other = {"ipv4": "172.16.0.2", "ipv6": "fd77::2"}[family]
+    single = site.words["single"]
+    site.a.host.ip("addr", "add", f"{other}/{single}", "dev", "eth0")
+    site.a.gateway.ip("route", "add", f"{other}/{single}", "dev", "lan0")
+    nat(site, f"{site.words['table']} saddr {other}", site.words["gateway"].format(1))
+    site.control.enable(ipsec=mode)
+    wires = site.wires()
+    conversation = site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, source=(other, 0)))
+    fast(site, conversation, ways_of(mode))
+    assert conversation.seen_from[0] == site.words["gateway"].format(1)
+    frames = seen(wires)
+    assert len(frames) > 40 and not in_clear(frames)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_source_nat_out_of_a_policy(make_site, family, mode):
+    """The slow path does not encrypt what a policy was for before source NAT; so this is a plain flow, of which no
+    packet has the address that a policy is for. With a policy for the new address it ends at once."""
+    site = make_site(family, conversing=False)
+    nat(site, "", site.a.wan)
+    site.control.enable(ipsec=mode)
+    wires = site.wires()
+    conversation = site.datagrams()
+    fast(site, conversation, 2)
+    assert conversation.seen_from[0] == site.a.wan
+    frames = seen(wires)
+    assert in_clear(frames)
+    hidden = socket.inet_pton(socket.AF_INET6 if family == "ipv6" else socket.AF_INET, site.a.address)
+    assert not [frame for frame in frames if hidden in frame]
+    site.a.gateway.ip("xfrm", "policy", "add", "src", f"{site.a.wan}/{site.words['single']}", "dst", site.b.net,
+                      "dir", "out", "action", "block")
+    before = site.control.stats()
+    for _ in range(5):
+        assert not conversation.request(timeout=0.05)
+    after = site.control.stats() - before
+    assert after.packets[0] == 0
+    assert not in_clear(seen(wires))
+
+
+def marks(site):
+    """The marks of the connections between the LANs, by the port that they are to."""
+    text = site.a.gateway.run("conntrack", "-L", "-f", site.family, "-p", "udp")
+    return {int(port): int(mark) for port, mark in re.findall(r"dport=(\d+).*? mark=(\d+)", text)}
+
+
+POLICY_ROUTING = """
+table inet wans {
+    chain prerouting {
+        type filter hook prerouting priority mangle;
+        meta mark set ct mark and 0x3f00
+        ct state new iifname "lan0" udp dport 7000 meta mark set 0x100
+        ct state new iifname "lan0" udp dport 7001 meta mark set 0x200
+        ct mark set ct mark and 0xffffc0ff or meta mark
+    }
+    chain forward {
+        type filter hook forward priority mangle;
+        iifname "lan0" ct mark set ct mark or 0x40000000
+    }
+}
+"""
+
+
+def encrypted_by(mac, frames):
+    """Those with ESP that come from a device."""
+    own = bytes.fromhex(mac.replace(":", ""))
+    return [frame for frame in frames
+            if frame[6:12] == own and frame[20 if frame[12:14] == b"\x86\xdd" else 23] == socket.IPPROTO_ESP]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_bits_of_the_mark_are_policy_routings(make_site, family, mode):
+    """As multi-WAN managers do it: some bits of a connection's mark say by which WAN it goes, and are saved and
+    restored. Of both the tunnel's WANs each connection keeps its own, and its bits."""
+    site = make_site(family, conversing=False)
+    gateway, option, single = site.a.gateway, site.words["option"], site.words["single"]
+    for way, hop in enumerate((site.b.wan, site.b.other)):
+        gateway.ip(option, "route", "add", site.b.net, "via", hop, "dev", f"wan{way}", "table", 100 + way)
+        gateway.ip(option, "route", "add", f"{site.b.wan}/{single}", *(("via", hop) if way else ()),
+                   "dev", f"wan{way}", "table", 100 + way)
+        gateway.ip(option, "rule", "add", "fwmark", f"0x{way + 1}00/0x3f00", "lookup", 100 + way)
+    gateway.nft(POLICY_ROUTING)
+    fasttrack(site, "set", "ipsec", mode)
+    fasttrack(site, "enable")
+    wires = site.wires()
+    for way in (0, 1):
+        port = Conversation.PORT + way
+        conversation = site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, port))
+        conversation.exchange(3)
+        seen(wires)
+        fast(site, conversation, ways_of(mode))
+        assert marks(site)[port] == (0x40000000 | (way + 1) << 8 | (0x08000000 if mode == "exclude" else 0))
+        frames = [wire.frames(0.1) for wire in wires]
+        assert not in_clear(sum(frames, []))
+        from_a = [encrypted_by(gateway.mac(f"wan{link}"), of_link) for link, of_link in enumerate(frames)]
+        assert len(from_a[way]) > 20 and not from_a[1 - way]
+
+
+def test_a_rule_keeps_one_tunnelled_connection_slow(make_site):
+    """The administrator's own, for one of two connections, in mode `accelerate`: from its first packet on, and
+    later if it comes later."""
+    site = make_site("ipv4", conversing=False)
+    site.a.gateway.nft("""
+        table inet own {
+            chain prerouting {
+                type filter hook prerouting priority mangle;
+                udp dport 7001 ct mark set ct mark or 0x08000000
+            }
+        }
+    """)
+    fasttrack(site, "set", "ipsec", "accelerate")
+    fasttrack(site, "enable")
+    wires = site.wires()
+    one, other = (site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, port)) for port in (7000, 7001))
+    fast(site, one, 2)
+    before = site.control.stats()
+    fast(site, other, 0)
+    assert (site.control.stats() - before).slow["marked"] >= 40
+    site.a.gateway.nft("""
+        flush chain inet own prerouting
+        add rule inet own prerouting udp dport 7000 ct mark set ct mark or 0x08000000
+    """)
+    site.a.gateway.run("conntrack", "-U", "-p", "udp", "--orig-port-dst", "7001", "--mark", "0/0x08000000")
+    # The rule is for the other direction's packets, so it marks with the next of those.
+    one.exchange(2)
+    fast(site, one, 0)
+    fast(site, other, 2)
+    assert not in_clear(seen(wires))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_back_to_exclude_under_way(make_site, family):
+    """When the command has returned no tunnelled flow is left, and none comes back; plain ones stay."""
+    site = make_site(family)
+    site.control.enable(ipsec="accelerate")
+    # No policy is about B itself.
+    plain = site.until_closed(Datagrams(site.a.host, site.b.gateway, site.b.wan, 9000, listen=(site.b.wan, 9000)))
+    others = [site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, port))
+              for port in range(7001, 7006)]
+    for _ in range(3):
+        site.conversation.goes_on()
+        fast_now = [plain, *others]
+        for conversation in fast_now:
+            conversation.exchange(3)
+        time.sleep(0.3)
+        for conversation in fast_now:
+            conversation.exchange(3)
+        tunnelled = [flow for flow in site.control.flows() if flow.get("ipsec")]
+        assert len(tunnelled) == 12, tunnelled
+        site.control.set(ipsec="exclude")
+        before = site.control.stats()
+        left = site.control.flows()
+        assert not [flow for flow in left if flow.get("ipsec")]
+        assert len(left) == 2, left
+        site.conversation.goes_on()
+        after = site.control.stats() - before
+        assert after.fast == 0, after.packets
+        site.control.set(ipsec="accelerate")
