@@ -9,7 +9,8 @@
 # make demo           a router in a VM, without and with fasttrack
 # make test           all tests
 # make bench          count the instructions that a packet costs; BASELINE=update: and make them
-#                     the baseline; ARGS=…: only some, growth or links (see tests/bench/run --help)
+#                     the baseline; ARGS=…: only some, or others (see tests/bench/run)
+# make bench-native   the same in nanoseconds, in User-Mode Linux; BASELINE and ARGS likewise
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints
@@ -38,7 +39,7 @@ kdir = $(shell $(kernel) --kdir)
 inside := $(root)/scripts/in-toolchain --
 endif
 
-.PHONY: all module tool prepare router install uninstall demo test bench selftests lint clean
+.PHONY: all module tool prepare router install uninstall demo test bench bench-native selftests lint clean
 
 all: module tool
 
@@ -75,6 +76,17 @@ bench: all
 	@mkdir -p $(build)/floor
 	+@$(inside) $(MAKE) -C $(kdir) M=$(root)/tests/bench/floor MO=$(build)/floor modules
 	@$(root)/tests/bench/run $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
+
+# The module for User-Mode Linux, whose modules lie farther from the kernel than compilers expect.
+native := $(build)/native
+
+bench-native: tool
+	@$(root)/scripts/uml-kernel
+	@mkdir -p $(native)/module $(native)/floor
+	+@uml=$$($(root)/scripts/uml-kernel --kdir) && \
+		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root) MO=$(native)/module modules && \
+		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root)/tests/bench/floor MO=$(native)/floor modules
+	@$(root)/tests/bench/run --native $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
 
 selftests: all
 	@$(root)/tests/selftests/run

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """The kernel's packet generator, injecting packets as if a device had received them."""
 
+import errno
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +27,8 @@ class Flows:
 
     sources: int = 1
     destinations: int = 1
+    first_source: int = 10_000
 
-    FIRST_SOURCE = 10_000
     FIRST_DESTINATION = 40_000
 
     @property
@@ -36,7 +38,7 @@ class Flows:
 
     def source_range(self):
         """First and last but one source port, as the generator wants them."""
-        return self.FIRST_SOURCE, self.FIRST_SOURCE + self.sources
+        return self.first_source, self.first_source + self.sources
 
     def destination_range(self):
         """The same for destination ports."""
@@ -57,10 +59,14 @@ class Generator:
 
     def batches(self, flows, size, count, times):
         """Does the same so many times. Each time it begins with the same flow."""
+        self.prepare(flows, size, count)
+        return [self._start(self._network.lan_port, count) for _ in range(times)]
+
+    def prepare(self, flows, size, count, cpu=0):
+        """Has the generator of a processor ready to do what `send` does."""
         network = self._network
         self._prepare(network.source, "lan0", network.lan, (self._family.host, self._family.server),
-                      (flows.source_range(), flows.destination_range()), size, count)
-        return [self._start(network.lan_port, count) for _ in range(times)]
+                      (flows.source_range(), flows.destination_range()), size, count, cpu)
 
     def answer(self, flows, to, size):
         """Injects an answer to each flow on the WAN port. Gives how long that took, as `send` does."""
@@ -69,9 +75,14 @@ class Generator:
                       (flows.destination_range(), flows.source_range()), size, flows.count)
         return self._start(network.wan_port, flows.count)
 
-    def _prepare(self, host, device, kind, ends, ports, size, count):
+    @staticmethod
+    def device(port, cpu):
+        """What the generator of a processor calls a port: one device can't be two processors'."""
+        return f"{port}@{cpu}" if cpu else port
+
+    def _prepare(self, host, device, kind, ends, ports, size, count, cpu=0):
         """Has the generator send as `host` does, to the router's device."""
-        router, (source, destination), port = self._network.router, ends, kind.port(device)
+        router, (source, destination), port = self._network.router, ends, self.device(kind.port(device), cpu)
         if self._family is IPV6:
             addresses = [f"src6 {source}", f"dst6 {destination}"]
         else:
@@ -86,19 +97,41 @@ class Generator:
               for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
         with router.inside():
-            _write("kpktgend_0", "rem_device_all")
-            _write("kpktgend_0", f"add_device {port}")
+            _write(f"kpktgend_{cpu}", "rem_device_all")
+            _add(cpu, port)
             for setting in settings:
                 _write(port, setting)
 
     def _start(self, device, count):
         with self._network.router.inside():
+            # The result is no longer that of the last time.
+            _write(device, f"count {count}")
             _write("pgctrl", "start")
-            result = (CONTROL / device).read_text(encoding="ascii")
-        found = re.search(r"OK: (\d+)\(\S+ usec, (\d+) ", result)
-        if not found or int(found[2]) != count:
-            raise AssertionError(f"the generator says: {result.splitlines()[-1]}")
-        return int(found[1]) * 1000 / count
+            return taken(lambda: (CONTROL / device).read_text(encoding="ascii"), count)
+
+
+def taken(read, count):
+    """How long `count` packets took, in nanoseconds a packet, from what the generator says, which `read` reads.
+    It may say that it has been started before its thread has run."""
+    for _ in range(1000):
+        text = read()
+        found = re.search(r"OK: \d+\(c(\d+)\+\S+ usec, (\d+) ", text)
+        if found and int(found[2]) == count:
+            return int(found[1]) * 1000 / count
+        time.sleep(0.02)
+    raise AssertionError(f"the generator says: {text.splitlines()[-1]}")
+
+
+def _add(cpu, port):
+    """Has a processor's generator use a port, as soon as its thread has given up what it had."""
+    for _ in range(1000):
+        try:
+            return _write(f"kpktgend_{cpu}", f"add_device {port}")
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(0.02)
+    raise AssertionError(f"the generator does not give {port} up")
 
 
 def _write(name, text):

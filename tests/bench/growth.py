@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """How the cost grows: with the number of connections, with the number of rules, and what it costs to learn
-connections that are over soon.
+connections that are over soon. And what a connection takes of memory.
 """
 
 import json
+import time
+from pathlib import Path
 
 import paths
 import report
+import targets
 from generator import Flows, Generator
 from measure import BATCH, SMALL, establish, measure
 from network import IPV4
@@ -24,26 +27,83 @@ class LargeFasttrack(paths.Fasttrack):
 
 GROWING = (LargeFasttrack(), paths.Slow(), paths.Flowtable())
 
+# As many as fill a table of the default size, a flow for each direction.
+REMEMBERED = Flows(2048, 31)
+# How many times as large as that a table can be.
+LARGER = 32
 
-def main(network, say):
-    """Measures and reports. Gives the exit status."""
+
+def main(network, most, say):
+    """Measures and reports, with `most` connections at most."""
     generator = Generator(network, IPV4)
     results = {
-        "entries": by_entries(network, generator, say),
-        "rules": by_rules(network, generator, say),
+        "memory": memory(network, generator, say),
         "learning": by_packets(network, generator, say),
+        "rules": by_rules(network, generator, say),
+        "entries": by_entries(network, generator, most, say),
     }
     show("Instructions a packet, by connections", results["entries"])
     show("Instructions a packet, by rules", results["rules"])
     show("Instructions a connection, by its packets", results["learning"])
+    print()
+    ours, without = paths.Fasttrack.title, results["learning"]["without"]
+    stock = paths.Flowtable.title
+    rows = [
+        targets.memory(results["memory"]["bytes"]),
+        *targets.learning(without, results["learning"]["with fasttrack"]),
+        *(row for what in ("entries", "rules") for row in targets.growth(
+            {"entries": "connections"}.get(what, what), results[what][ours], results[what][stock])),
+    ]
+    targets.show("What is wanted of it", rows)
     report.write("growth.json", json.dumps(results, indent=1))
-    return 0
 
 
-def by_entries(network, generator, say):
+def memory(network, generator, say):
+    """What a connection takes in both directions, besides conntrack's entry: the flows' cache of the kernel's
+    allocator, and the index, which is as large as the table may become."""
+    path, flows = paths.Fasttrack(), REMEMBERED
+    establish(network, generator, IPV4, flows, False, False)
+    path.enter(network, IPV4)
+    index = index_bytes(network, path.table_size)
+    before = flow_bytes()
+    for _ in range(2):
+        generator.send(flows, SMALL, flows.count)
+        generator.answer(flows, IPV4.host, SMALL)
+    learned = paths.statistics(network)["flows"]
+    if learned != 2 * flows.count:
+        raise AssertionError(f"{learned} flows instead of {2 * flows.count}")
+    taken = (flow_bytes() - before) / flows.count
+    path.leave(network)
+    network.clear()
+    say(f"memory for a connection: {taken:.0f} bytes of flows, {2 * index:.0f} of the index")
+    return {"connections": flows.count, "flows": round(taken, 1), "index": round(2 * index, 1),
+            "bytes": round(taken + 2 * index, 1)}
+
+
+def flow_bytes():
+    """What the flows' cache takes of memory; as others may share it, only differences count."""
+    cache = Path("/sys/kernel/slab/fasttrack_flow")
+    order, slabs = (int((cache / name).read_text(encoding="ascii").split()[0]) for name in ("order", "slabs"))
+    return (4096 << order) * slabs
+
+
+def index_bytes(network, size):
+    """What a flow takes of the index, by how the free memory differs between a table of this size and a much
+    larger one."""
+    free = []
+    for factor in (LARGER, 1, LARGER, 1):
+        paths.control(network, f"set table-size {size * factor}")
+        # Until the old one has been freed.
+        time.sleep(2)
+        words = Path("/proc/meminfo").read_text(encoding="ascii").split()
+        free.append(int(words[words.index("MemFree:") + 1]) * 1024)
+    return (free[3] - free[2]) / ((LARGER - 1) * size)
+
+
+def by_entries(network, generator, most, say):
     """What a packet costs while there are so many connections."""
     found = {name_of(path): {} for path in GROWING}
-    for flows in ENTRIES:
+    for flows in (some for some in ENTRIES if some.count <= most):
         establish(network, generator, IPV4, flows, False, False)
         for path in GROWING:
             found[name_of(path)][flows.count] = one(network, generator, path, flows, 30)

@@ -39,6 +39,7 @@ def main(selection, say):
         if selection.link and link.name not in selection.link:
             continue
         network = Network(link.lan, link.wan)
+        network.settle()
         found[link.name] = figures(network, selection.path)
         for name, figure in found[link.name].items():
             say(f"{link.name}, {report.TITLES.get(name, UPPER_FLOOR.title)}: {figure:.0f}")

@@ -14,17 +14,16 @@ sys.path.insert(0, str(HERE.parent))
 
 import growth  # noqa: E402  (found through the path above, as are those below)
 import links  # noqa: E402
+import matrix  # noqa: E402
+import native  # noqa: E402
 import paths  # noqa: E402
 import picture  # noqa: E402
 import report  # noqa: E402
-from generator import Flows, Generator  # noqa: E402
+import targets  # noqa: E402
+from generator import Generator  # noqa: E402
 from measure import SMALL, establish, measure  # noqa: E402
-from network import FAMILIES, Network  # noqa: E402
+from network import Network  # noqa: E402
 from paths import NotTaken  # noqa: E402
-
-SIZES = (SMALL, 1400)
-FLOWS = (Flows(), Flows(1024), Flows(3125, 32))
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -50,26 +49,22 @@ class Bench:
 
     def matrix(self):
         """All that was selected."""
-        for family in self._selected("family", FAMILIES, lambda family: family.version):
-            for flows in self._selected("flows", FLOWS, lambda flows: flows.count):
+        for family in matrix.families(self.selection):
+            for flows in matrix.flows(self.selection):
                 self._untracked(family, flows)
-                for nat in self._selected("nat", (False, True), lambda nat: "masquerade" if nat else "none"):
+                for nat in matrix.nats(self.selection):
                     for accounting in (False, True):
                         self._tracked(family, flows, nat, accounting)
 
-    def _selected(self, name, values, key):
-        wanted = getattr(self.selection, name)
-        return [value for value in values if not wanted or str(key(value)) in wanted]
-
     def _untracked(self, family, flows):
         generator = Generator(self.network, family)
-        for path in self._selected("path", paths.UNTRACKED, lambda path: path.name):
+        for path in matrix.ways(self.selection, paths.UNTRACKED):
             path.enter(self.network, family)
             self._sizes(path, generator, family, flows, False)
             path.leave(self.network)
 
     def _tracked(self, family, flows, nat, accounting):
-        chosen = [path for path in self._selected("path", paths.TRACKED, lambda path: path.name)
+        chosen = [path for path in matrix.ways(self.selection, paths.TRACKED)
                   if path.accounting == accounting and (path.name, family) not in self._missing]
         if not chosen:
             return
@@ -85,7 +80,7 @@ class Bench:
         self.network.clear()
 
     def _sizes(self, path, generator, family, flows, nat):
-        for size in self._selected("bytes", SIZES, int):
+        for size in matrix.sizes(self.selection):
             source = family.wan if nat else family.host
             try:
                 figure = measure(self.network, path, generator, family, flows, size, source)
@@ -108,23 +103,37 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("matrix", "growth", "links"), default="matrix")
+    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "native"),
+                        help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
-                        choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR)])
+                        choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY)],
+                        help="which cells, as the next four say, too")
     parser.add_argument("--family", action="append", choices=("4", "6"))
     parser.add_argument("--nat", action="append", choices=("none", "masquerade"))
-    parser.add_argument("--bytes", action="append", choices=[str(size) for size in SIZES])
-    parser.add_argument("--flows", action="append", choices=[str(flows.count) for flows in FLOWS])
+    parser.add_argument("--bytes", action="append", choices=[str(size) for size in matrix.SIZES])
+    parser.add_argument("--flows", action="append", choices=[str(flows.count) for flows in matrix.FLOWS])
     parser.add_argument("--link", action="append", choices=[link.name for link in links.LINKS],
                         help="with `links`: what the router's devices are")
-    return parser.parse_args()
+    parser.add_argument("--most", type=int, default=1_000_000,
+                        help="with `growth`: how many connections at most")
+    parser.add_argument("--rounds", type=int, default=60,
+                        help="with `native`: how often each path has its turn")
+    selection = parser.parse_args()
+    if not selection.what:
+        chosen = any((selection.path, selection.family, selection.nat, selection.bytes, selection.flows))
+        selection.what = "matrix" if chosen else "all"
+    return selection
 
 
-def prepare():
+def prepare(buckets=262_144):
     """Loads what is needed, and has room for all flows."""
-    subprocess.run(["modprobe", "--all", "pktgen", "nf_conntrack", "nf_flow_table", "fasttrack"], check=True)
+    module = HERE.parent / "fasttrack.ko"
+    if module.exists():
+        subprocess.run(["insmod", module], check=True)
+    else:
+        subprocess.run(["modprobe", "--all", "pktgen", "nf_conntrack", "nf_flow_table", "fasttrack"], check=True)
     # Also the limit, which is for all namespaces together.
-    File("/sys/module/nf_conntrack/parameters/hashsize").write_text("262144\n", encoding="ascii")
+    File("/sys/module/nf_conntrack/parameters/hashsize").write_text(f"{buckets}\n", encoding="ascii")
     File("/proc/sys/net/netfilter/nf_conntrack_max").write_text("2000000\n", encoding="ascii")
 
 
@@ -132,19 +141,33 @@ def main():
     """Measures and reports. Gives the exit status."""
     selection = arguments()
     begin = time.monotonic()
+    if selection.what == "native":
+        # Every path has connections of its own here.
+        prepare(len(paths.TRACKED) * 262_144)
+        return native.main(selection, say)
     prepare()
     if selection.what == "links":
         return links.main(selection, say)
     network = Network()
-    if selection.what == "growth":
-        return growth.main(network, say)
+    network.settle()
+    status = 0
+    if selection.what != "growth":
+        status = measure_matrix(network, selection)
+    if selection.what != "matrix":
+        growth.main(network, selection.most, say)
+    say(f"took {time.monotonic() - begin:.0f} seconds of the guest's time")
+    return status
+
+
+def measure_matrix(network, selection):
+    """Measures and reports the matrix. Gives the exit status."""
     bench = Bench(network, selection)
     bench.matrix()
     results = {"kernel": platform.release(), "cells": [asdict(cell) for cell in bench.cells]}
     print(report.table(results))
     report.write("bench.json", report.as_json(results))
-    report.write("bench.svg", picture.draw(results))
-    say(f"took {time.monotonic() - begin:.0f} seconds of the guest's time")
+    report.write("bench.svg", picture.draw(report.figures(results), "Instructions"))
+    targets.show("What is wanted of the instructions that are more than the bare redirect takes", targets.bench(results))
     baseline = HERE / "baseline.json"
     if not baseline.exists():
         say("there is no baseline to compare with")

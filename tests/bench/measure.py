@@ -39,18 +39,18 @@ def establish(network, generator, family, flows, nat, accounting):
         raise AssertionError(f"{found} connections instead of {flows.count}")
 
 
-def measure(network, path, generator, family, flows, size, source):
+def measure(network, path, generator, family, flows, size, source, batches=BATCHES):
     """Nanoseconds, and so instructions, for a packet; having made sure that it is about the path."""
     for _ in range(TRIES):
-        generator.batches(flows, size, BATCH, WARM_UP)
+        generator.batches(flows, size, BATCH, min(WARM_UP, batches))
         before = path.counters(network, family)
-        figures = generator.batches(flows, size, BATCH, BATCHES)
+        figures = generator.batches(flows, size, BATCH, batches)
         with Capture(network) as capture:
             generator.send(flows, size, CAPTURED)
             packets = capture.packets()
         after = path.counters(network, family)
         grown = {name: after[name] - before[name] for name in before}
-        sent = BATCH * BATCHES + CAPTURED
+        sent = BATCH * batches + CAPTURED
         if grown.get("fast") == 0:
             raise NotTaken
         if not grown.get("sampled"):

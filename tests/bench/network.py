@@ -131,10 +131,10 @@ KINDS = (
 class Network:
     """The three namespaces."""
 
-    def __init__(self, lan=ETHERNET, wan=ETHERNET):
+    def __init__(self, lan=ETHERNET, wan=ETHERNET, name=""):
         self.lan, self.wan = lan, wan
         self.lan_port, self.wan_port = lan.port("lan0"), wan.port("wan0")
-        self.source, self.router, self.sink = map(Namespace, ("source", "router", "sink"))
+        self.source, self.router, self.sink = (Namespace(host + name) for host in ("source", "router", "sink"))
         self._connect(self.source, "lan0", lan)
         self._connect(self.sink, "wan0", wan)
         router = self.router
@@ -155,8 +155,12 @@ class Network:
         router.sysctl("net.netfilter.nf_conntrack_checksum", 0)
         for timeout in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream", "nf_flowtable_udp_timeout"):
             router.sysctl(f"net.netfilter.{timeout}", NEVER_S)
-        # Until the router has said all about IPv6 that it has to. Whoever sleeps here does not wait.
-        time.sleep(60)
+
+    @staticmethod
+    def settle(seconds=60):
+        """Waits until the routers have said all about IPv6 that they have to. Where the clock counts
+        instructions, whoever sleeps does not wait."""
+        time.sleep(seconds)
 
     def run(self, *command, host=None):
         """Runs a command on the router, or on another host; gives what it printed. It sees files as we do:

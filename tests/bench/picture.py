@@ -1,70 +1,77 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The results as a picture: what a packet costs more than to be received and dropped."""
+"""The results as a picture: what a packet costs on each path, and what of it no path can save."""
 
 from xml.sax.saxutils import escape
 
 import paths
-import report
 
-WIDTH = 760
+WIDTH = 820
 LEFT = 190
-RIGHT = 60
+RIGHT = 130
 BAR = 22
-STEP = 32
-TOP = 64
+STEP = 30
+TOP = 92
 
 # Readable on a white page and on a black one.
 TEXT = "#808890"
+RECEIVING = "#c3c9d3"
 SENDING = "#8a94a6"
 OURS = "#2f9e6e"
 OTHERS = "#c77d33"
 
 
-def draw(results, size=64, flows=1):
-    """Bars for one flow of small packets, with NAT where there are connections."""
-    known = report.figures(results)
-    parts = []
-    at = TOP
-    longest = max((figure - drop(known, key) for key, figure in known.items()
-                   if figure is not None and key[3:] == (size, flows) and drop(known, key) is not None), default=1)
-    scale = (WIDTH - LEFT - RIGHT) / max(longest, 1)
-    for family in sorted({key[1] for key in known}):
-        floor = known.get(("floor", family, False, size, flows))
-        base = known.get(("drop", family, False, size, flows))
-        if floor is None or base is None:
-            continue
+def draw(known, what, size=64, flows=1):
+    """Bars for small packets of one flow, with NAT where there are connections. `known`: from path, family,
+    NAT, bytes and flows to figures."""
+    groups = {}
+    for family in (4, 6):
+        chosen = {path: known.get((path.name, family, nat, size, flows))
+                  for path in paths.ALL for nat in (False, True) if nat == path.tracked}
+        chosen = {path: figure for path, figure in chosen.items() if figure is not None}
+        names = {path.name: figure for path, figure in chosen.items()}
+        if {"drop", "floor"} <= names.keys():
+            groups[family] = (names["drop"], names["floor"], chosen)
+    longest = max((figure for _, _, chosen in groups.values() for figure in chosen.values()), default=1)
+    scale = (WIDTH - LEFT - RIGHT) / longest
+    parts, at = [], TOP
+    for family, (drop, floor, chosen) in groups.items():
         parts.append(text(LEFT, at - 8, f"IPv{family}", weight="bold"))
-        for path in paths.ALL[1:]:
-            figure = known.get((path.name, family, path.tracked, size, flows))
-            if figure is None:
-                continue
-            parts += bar(path, at, (floor - base) * scale, (figure - floor) * scale, figure - base)
+        begin = at
+        for path, figure in chosen.items():
+            parts += bar(path, at, [drop * scale, max(min(figure, floor) - drop, 0) * scale,
+                                    max(figure - floor, 0) * scale], figure, figure - floor)
             at += STEP
+        zero = LEFT + drop * scale
+        parts.append(f'<path d="M{zero:.1f} {begin - 3}V{at - STEP + BAR + 3}" stroke="{TEXT}"/>')
         at += STEP
-    head = [text(0, 18, "Instructions for a packet, more than to receive and drop it", anchor="start", weight="bold"),
-            text(0, 38, f"{size} bytes, {'one flow' if flows == 1 else f'{flows} flows'}, masquerade; "
-                 "grey: sending it, which nothing can save", anchor="start")]
+    head = [text(0, 18, f"{what} for a packet of {size} bytes, {'one flow' if flows == 1 else f'{flows} flows'}, masquerade",
+                 weight="bold"), *legend(0, 30)]
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{at - STEP // 2}" '
         f'viewBox="0 0 {WIDTH} {at - STEP // 2}" font-family="sans-serif" font-size="14" fill="{TEXT}">',
         *head, *parts, "</svg>", ""])
 
 
-def drop(known, key):
-    """What it costs to receive and drop a packet of the cell."""
-    return known.get(("drop", key[1], False, *key[3:]))
+def legend(left, top):
+    """What the colours mean."""
+    parts = []
+    for colour, words, width in ((RECEIVING, "making, receiving, dropping it", 245), (SENDING, "sending it", 110),
+                                 (OURS, "fasttrack's own (+)", 160), (OTHERS, "the other paths' own (+)", 0)):
+        parts += [f'<rect x="{left}" y="{top}" width="12" height="12" fill="{colour}"/>', text(left + 17, top + 11, words)]
+        left += width
+    return parts
 
 
-def bar(path, at, sending, own, figure):
-    """A path's bar, with its name and its figure."""
-    colour = OURS if path.name.startswith("fasttrack") else OTHERS
+def bar(path, at, lengths, figure, own):
+    """A path's bar, with its name and its figure, and what of it is the path's own."""
+    colours = (RECEIVING, SENDING, OURS if path.name.startswith("fasttrack") else OTHERS)
     middle = at + BAR * 0.7
-    return [
-        text(LEFT - 8, middle, path.title, anchor="end"),
-        f'<rect x="{LEFT}" y="{at}" width="{sending:.1f}" height="{BAR}" fill="{SENDING}"/>',
-        f'<rect x="{LEFT + sending:.1f}" y="{at}" width="{own:.1f}" height="{BAR}" fill="{colour}"/>',
-        text(LEFT + sending + own + 6, middle, f"{figure:.0f}"),
-    ]
+    parts, left = [text(LEFT - 8, middle, path.title, anchor="end")], LEFT
+    for length, colour in zip(lengths, colours, strict=True):
+        if length > 0:
+            parts.append(f'<rect x="{left:.1f}" y="{at}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>')
+        left += length
+    return [*parts, text(left + 6, middle, f"{figure:.0f}" + (f" ({own:+.0f})" if own > 0 else ""))]
 
 
 def text(x, y, words, anchor="start", weight="normal"):

@@ -56,28 +56,39 @@ def as_json(results):
     cells = []
     for cell in results["cells"]:
         more = net(known, key(cell))
-        cells.append(json.dumps(cell | {"net": None if more is None else round(more, 1)}))
-    return json.dumps(results | {"cells": []}, indent=1).replace("[]", "[\n  " + ",\n  ".join(cells) + "\n ]")
+        cells.append(cell | {"net": None if more is None else round(more, 1)})
+    return lines(results, cells)
+
+
+def lines(results, cells):
+    """The results as JSON, with these cells, a cell on a line."""
+    listed = ",\n  ".join(map(json.dumps, cells))
+    return json.dumps(results | {"cells": []}, indent=1).replace("[]", f"[\n  {listed}\n ]")
+
+
+def heads(family, nat, columns, width):
+    """The lines above the figures of a family, with or without NAT."""
+    return [f"{f'IPv{family}, ' + ('masquerade' if nat else 'no NAT'):26}"
+            + "".join(f"{f'{size} B':>{width}}" for size, _ in columns),
+            " " * 26 + "".join(f"{f'{flows:,} flow'.replace(',', ' ') + 's' * (flows > 1):>{width}}"
+                               for _, flows in columns)]
 
 
 def table(results):
     """The results for people."""
     known = figures(results)
     columns = sorted({(size, flows) for _, _, _, size, flows in known})
-    lines = ["", "Instructions a packet, and how many of them are more than the bare redirect takes"]
+    shown = ["", "Instructions a packet, and how many of them are more than the bare redirect takes"]
     for family, nat in sorted({at[1:3] for at in known}):
-        lines += ["", f"{f'IPv{family}, ' + ('masquerade' if nat else 'no NAT'):26}"
-                  + "".join(f"{f'{size} B':>18}" for size, _ in columns),
-                  " " * 26 + "".join(f"{f'{flows:,} flow'.replace(',', ' ') + 's' * (flows > 1):>18}"
-                                     for _, flows in columns)]
+        shown += ["", *heads(family, nat, columns, 18)]
         for path in paths.ALL:
             row = [known.get((path.name, family, nat and path.tracked, *column)) for column in columns]
             mores = [net(known, (path.name, family, nat and path.tracked, *column)) for column in columns]
             if any(figure is not None for figure in row):
-                lines.append(f"  {path.title:24}" + "".join(map(entry, row, mores)))
+                shown.append(f"  {path.title:24}" + "".join(map(entry, row, mores)))
             elif any((path.name, family, nat and path.tracked, *column) in known for column in columns):
-                lines.append(f"  {path.title:24}" + f"{'no packet took this path':>{18 * len(columns)}}")
-    return "\n".join(lines + [""])
+                shown.append(f"  {path.title:24}" + f"{'no packet took this path':>{18 * len(columns)}}")
+    return "\n".join([*shown, ""])
 
 
 def entry(figure, more):

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How long a packet takes, in nanoseconds, on a kernel that runs at this machine's speed.
+
+A machine has other things to do, and what a nanosecond is worth changes from one moment to the next. So
+each path has a network of its own, with everything ready, and all take turns, many times: in each round
+every path gets a batch of packets, within the same fraction of a second. What is compared is what the
+paths took in the same round. Of the rounds' ratios the median counts; the quartiles say how much they
+scatter.
+
+The generator of each network is a thread of the kernel; it leaves out of its time whatever else ran meanwhile
+on its processor. All are started at once, and there is one processor, so they run one after the other.
+"""
+
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import matrix
+import paths
+import picture
+import report
+import targets
+from generator import CONTROL, Generator, taken
+from measure import SMALL, establish, measure
+from network import IPV4, Network
+
+# Packets of a batch: long enough for the clock of the generator, microseconds, and short enough that most
+# are not interrupted on a busy machine. Of many flows more, so that a batch is about other flows' memory, too.
+BATCH, LARGE_BATCH = 1024, 4096
+# Of a path on which a packet takes long.
+FEW = 128
+# A packet of each flow in each sampling interval takes the slow path; more than this share must not.
+SAMPLED = 0.02
+
+
+class ManyRules(paths.Slow):
+    """What a router with a large firewall does."""
+
+    name, title = "slow-3000", "slow path, 3 000 rules"
+    rules = 3000
+    batch = FEW
+
+
+# Measured for a single connection of small packets only.
+MANY = ManyRules()
+PATHS = (*paths.UNTRACKED, *paths.TRACKED, MANY)
+SHOWN = (*paths.ALL, MANY)
+TITLES = {path.name: path.title for path in PATHS}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was measured."""
+
+    path: str
+    family: int
+    nat: bool
+    bytes: int
+    flows: int
+    # Medians, of the nanoseconds for a packet, and of how many times as long as fasttrack it took in the same
+    # round, with its quartiles. fasttrack is the one that counts what this path counts.
+    ns: float
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Lane:
+    """A path, with the network that is all its own."""
+
+    def __init__(self, path):
+        self.path = path
+        self.network = Network(name=f"-{path.name}")
+        self.batch = BATCH
+        self._files = ()
+
+    def enter(self, family, flows, nat):
+        """Has packets of these flows take the path."""
+        generator = Generator(self.network, family)
+        if self.path.tracked:
+            establish(self.network, generator, family, flows, nat, self.path.accounting)
+        self.path.enter(self.network, family)
+        self.path.learn(lambda: generator.send(flows, SMALL, flows.count))
+        if self.path.tracked:
+            self.network.add_rules(getattr(self.path, "rules", 30))
+
+    def leave(self):
+        """Undoes that."""
+        if self.path.tracked:
+            self.network.remove_rules()
+        self.path.leave(self.network)
+        if self.path.tracked:
+            self.network.clear()
+
+    def ready(self, family, flows, size, nat):
+        """Makes sure that packets take the path, and has the generator ready for `start`. Gives whether
+        they do."""
+        generator = Generator(self.network, family)
+        try:
+            measure(self.network, self.path, generator, family, flows, size, family.wan if nat else family.host, 1)
+        except paths.NotTaken:
+            return False
+        except AssertionError as error:
+            raise AssertionError(f"{self.path.title}, {family}, {size} bytes, {flows.count} flows: {error}") from error
+        self.batch = getattr(self.path, "batch", BATCH if flows.count <= BATCH else LARGE_BATCH)
+        generator.prepare(flows, size, self.batch)
+        with self.network.router.inside():
+            self._files = tuple((CONTROL / name).open(mode, buffering=0)
+                                for name, mode in (("pgctrl", "wb"), (self.network.lan_port, "rb+")))
+        self._before = self.path.counters(self.network, family)
+        return True
+
+    def start(self):
+        """Has a batch sent. In a thread of its own, since the generator is that of the thread's namespace."""
+        control, device = self._files
+        device.write(f"count {self.batch}\n".encode())
+        with self.network.router.inside():
+            control.write(b"start\n")
+
+    def took(self):
+        """What that took, in nanoseconds a packet."""
+        return taken(self._result, self.batch)
+
+    def _result(self):
+        device = self._files[1]
+        device.seek(0)
+        return device.read().decode()
+
+    def finish(self, family, rounds):
+        """Makes sure that all packets since `ready` took the path."""
+        for file in self._files:
+            file.close()
+        grown = self.path.counters(self.network, family)
+        grown = {name: grown[name] - self._before[name] for name in grown}
+        sent = rounds * self.batch
+        wanted = self.path.expected(sent)
+        sampled = grown.get("sampled", 0)
+        if sampled:
+            if sampled > SAMPLED * sent:
+                raise AssertionError(f"{sampled} of {sent} packets of {self.path.title} were sampled")
+            wanted |= {"fast": sent - sampled, "slow": sampled, "sampled": sampled, "forwarded": sampled,
+                       "met rules": sampled}
+        if grown != wanted:
+            raise AssertionError(f"{self.path.title}: counters grew by {grown} instead of {wanted}")
+
+
+class Race:
+    """All lanes, and what was measured."""
+
+    def __init__(self, rounds, say):
+        self._lanes = []
+        self._rounds = rounds
+        self._say = say
+        self._threads = ThreadPoolExecutor(len(PATHS))
+        self.cells = []
+
+    def prepare(self, chosen):
+        """Makes the networks of these paths."""
+        self._lanes = [Lane(path) for path in chosen]
+        Network.settle(15)
+
+    def setting(self, family, flows, nat, sizes):
+        """Measures what is to be measured with the same connections."""
+        lanes = [lane for lane in self._lanes if lane.path is not MANY or is_chosen(family, flows, nat)]
+        for lane in lanes:
+            lane.enter(family, flows, nat)
+        for size in sizes:
+            self._size(lanes if size == SMALL else [lane for lane in lanes if lane.path is not MANY],
+                       family, flows, nat, size)
+        for lane in lanes:
+            lane.leave()
+
+    def _size(self, lanes, family, flows, nat, size):
+        running = [lane for lane in lanes if lane.ready(family, flows, size, nat)]
+        rounds = [self._round(running) for _ in range(self._rounds)]
+        for lane in running:
+            lane.finish(family, self._rounds)
+        ours = {True: "fasttrack-acct", False: "fasttrack"}
+        for lane in running:
+            name = lane.path.name
+            cell = Cell(name, family.version, nat, size, flows.count,
+                        round(statistics.median(times[name] for times in rounds), 1))
+            own = ours[lane.path.accounting]
+            if own in rounds[0]:
+                low, middle, high = statistics.quantiles((times[name] / times[own] for times in rounds), n=4)
+                cell = Cell(**asdict(cell) | {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)})
+            self.cells.append(cell)
+            self._say(line(cell))
+
+    def _round(self, lanes):
+        list(self._threads.map(Lane.start, lanes))
+        return {lane.path.name: lane.took() for lane in lanes}
+
+
+def is_chosen(family, flows, nat):
+    """Whether these are the connections that are measured with many rules, too."""
+    return family is IPV4 and flows.count == 1 and nat
+
+
+def line(cell):
+    """A cell, as soon as it has been measured."""
+    words = f"{TITLES[cell.path]}, {report.where(vars(cell))}: {cell.ns:.0f} ns"
+    return words if cell.ratio is None else f"{words}, {cell.ratio:.2f} times fasttrack's ({cell.low:.2f} to {cell.high:.2f})"
+
+
+def main(selection, say):
+    """Measures and reports. Gives the exit status."""
+    race = Race(selection.rounds, say)
+    race.prepare(matrix.ways(selection, PATHS))
+    for family in matrix.families(selection):
+        for flows in matrix.flows(selection):
+            for nat in matrix.nats(selection):
+                race.setting(family, flows, nat, matrix.sizes(selection))
+    results = {"rounds": selection.rounds, "cells": [asdict(cell) for cell in race.cells]}
+    print(table(results))
+    targets.show("How fast it is to be", targets.native(results))
+    report.write("native.json", report.lines(results, results["cells"]))
+    report.write("native.svg", picture.draw(
+        {report.key(cell): cell["ns"] for cell in results["cells"]}, "Nanoseconds"))
+    return 0
+
+
+def table(results):
+    """The results for people: the time, and how many times that of fasttrack it is."""
+    known = {report.key(cell): cell for cell in results["cells"]}
+    columns = sorted({key[3:] for key in known})
+    lines = ["", "Nanoseconds a packet, and how many times as long as fasttrack's it took in the same round:",
+             f"medians of {results['rounds']} rounds; in brackets half of the distance between the quartiles"]
+    for family, nat in sorted({key[1:3] for key in known}):
+        lines += ["", *report.heads(family, nat, columns, 22)]
+        for path in SHOWN:
+            row = [known.get((path.name, family, nat, *column)) for column in columns]
+            if any(row):
+                lines.append(f"  {path.title:24}" + "".join(map(entry, row)))
+    return "\n".join([*lines, ""])
+
+
+def entry(cell):
+    """A figure in the table."""
+    if cell is None:
+        return f"{'-':>22}"
+    if cell["ratio"] is None:
+        return f"{cell['ns']:8.0f}" + " " * 14
+    return f"{cell['ns']:8.0f} {cell['ratio']:6.2f} ({(cell['high'] - cell['low']) / 2:.2f})"

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What fasttrack is to reach, and whether it does. Nothing depends on it but what is printed."""
+
+from dataclasses import dataclass
+
+import report
+
+# Instructions a packet that are fasttrack's own: without conntrack's counters, and with them.
+OWN, OWN_ACCOUNTING = 250, 320
+# And as a part of those of the flowtable.
+PART = 0.25
+# Instructions that the flowtable takes, with counters and masquerade, for small packets of one flow: what was
+# measured at first. Another figure would mean that something else is measured now.
+FLOWTABLE, FLOWTABLE_TOLERANCE = 1261, 0.05
+# Bytes for a connection, in both directions, besides conntrack's.
+MEMORY = 384
+# What learning a connection that is soon over may cost, of what it costs anyway.
+LEARNING = 0.03
+# What a packet may cost more in the largest table, or with the most rules, than in the smallest or without
+# any, as a part of all that it costs: nothing, but for what the instruction count scatters.
+FLAT = 0.01
+# How many times as long as fasttrack the others take for small packets: path, flows, factor.
+FASTER = (
+    ("flowtable", 1, 1.3), ("slow", 1, 3.3), ("flowtable", 1024, 1.25), ("slow", 1024, 3.0), ("slow-3000", 1, 15.0),
+)
+SMALL = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """A target, in words, and what has become of it."""
+
+    wanted: str
+    found: str
+    met: bool
+
+
+def show(title, rows):
+    """Prints targets."""
+    if not rows:
+        return
+    print(f"{title}:")
+    for row in rows:
+        print(f"  {'met' if row.met else 'MISSED':8}{row.wanted}: {row.found}")
+    print()
+
+
+def bench(results):
+    """Of the instructions, cell by cell, and the flowtable's figure."""
+    known = report.figures(results)
+    rows = []
+    for accounting, ours, theirs, limit in ((False, "fasttrack", "flowtable", OWN),
+                                            (True, "fasttrack-acct", "flowtable-counter", OWN_ACCOUNTING)):
+        for at in known:
+            own, other = report.net(known, at), report.net(known, (theirs, *at[1:]))
+            if at[0] != ours or own is None:
+                continue
+            part = f", {own / other:.0%} of the flowtable's {other:.0f}" if other else ""
+            rows.append(Row(f"{cell(at)}{', accounting' * accounting}: at most {limit}, and a quarter of the flowtable's",
+                            f"{own:.0f}{part}", own <= limit and (not other or own <= PART * other)))
+    stock = report.net(known, ("flowtable-counter", 4, True, SMALL, 1))
+    if stock is not None:
+        rows.append(Row(f"the flowtable's, masquerade, counter, 64 B, 1 flow: {FLOWTABLE} ± {FLOWTABLE_TOLERANCE:.0%}",
+                        f"{stock:.0f} ({stock / FLOWTABLE - 1:+.1%})",
+                        abs(stock / FLOWTABLE - 1) <= FLOWTABLE_TOLERANCE))
+    return rows
+
+
+def native(results):
+    """Of the nanoseconds. Of the cells with as many flows, the worst one counts."""
+    known = {report.key(found): found for found in results["cells"]}
+    rows = []
+    for path, flows, factor in FASTER:
+        ratios = {at: found["ratio"] for at, found in known.items()
+                  if (at[0], at[3], at[4]) == (path, SMALL, flows) and found["ratio"]}
+        if ratios:
+            worst = min(ratios, key=ratios.get)
+            rows.append(Row(f"{path}, 64 B, {flows} flow{'s' * (flows > 1)}: at least {factor} times as long as fasttrack",
+                            f"{ratios[worst]:.2f} ({cell(worst)}) to {max(ratios.values()):.2f}",
+                            ratios[worst] >= factor))
+    stock = {at: found["ratio"] for at, found in known.items() if at[0].startswith("flowtable") and found["ratio"]}
+    if stock:
+        worst = min(stock, key=stock.get)
+        rows.append(Row("the flowtable nowhere faster than fasttrack", f"at least {stock[worst]:.2f} times as long "
+                        f"({worst[0]}, {cell(worst)})", stock[worst] >= 1))
+    return rows
+
+
+def memory(bytes_):
+    """Of the memory for a connection."""
+    return Row(f"memory for a connection, both directions: at most {MEMORY} bytes", f"{bytes_:.0f}", bytes_ <= MEMORY)
+
+
+def learning(without, with_it):
+    """Of connections that are soon over: from packets to what such a connection costs."""
+    return [Row(f"connections of {packets} packets: at most {LEARNING:.0%} more than the slow path",
+                f"{with_it[packets] / without[packets] - 1:+.1%} ({with_it[packets] - without[packets]:+.0f} instructions)",
+                with_it[packets] <= without[packets] * (1 + LEARNING)) for packets in without]
+
+
+def growth(what, ours, others):
+    """Of what a packet costs by the number of something: from numbers to fasttrack's figures, and the
+    flowtable's."""
+    grown, theirs = ours[max(ours)] - ours[min(ours)], others[max(others)] - others[min(others)]
+    return [
+        Row(f"flat from {min(ours)} to {max(ours)} {what}: at most {FLAT:.0%} more", f"{grown:+.0f} instructions "
+            f"({grown / ours[min(ours)]:+.1%})", grown <= FLAT * ours[min(ours)]),
+        Row(f"grows no more than the flowtable's from {min(ours)} to {max(ours)} {what}",
+            f"{grown:+.0f}, the flowtable's {theirs:+.0f}", grown <= max(theirs, FLAT * ours[min(ours)])),
+    ]
+
+
+def cell(at):
+    """All but the path, in words."""
+    return report.where(dict(zip(("family", "nat", "bytes", "flows"), at[1:], strict=True)))
