@@ -11,6 +11,7 @@
 # make bench          count the instructions that a packet costs; BASELINE=update: and make them
 #                     the baseline; ARGS=…: only some, or others (see tests/bench/run)
 # make bench-native   the same in nanoseconds, in User-Mode Linux; BASELINE and ARGS likewise
+# make bench-engine   how long the engine's parts take on this machine; ARGS=…: for Criterion
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints
@@ -39,7 +40,7 @@ kdir = $(shell $(kernel) --kdir)
 inside := $(root)/scripts/in-toolchain --
 endif
 
-.PHONY: all module tool prepare router install uninstall demo test bench bench-native selftests lint clean
+.PHONY: all module tool prepare router install uninstall demo test bench bench-native bench-engine selftests lint clean
 
 all: module tool
 
@@ -87,6 +88,10 @@ bench-native: tool
 		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root) MO=$(native)/module modules && \
 		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root)/tests/bench/floor MO=$(native)/floor modules
 	@$(root)/tests/bench/run --native $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
+
+bench-engine: prepare
+	@$(inside) cargo bench --locked --manifest-path $(root)/module/engine/benches/Cargo.toml \
+		--target-dir $(build)/engine-benches -- $(ARGS)
 
 selftests: all
 	@$(root)/tests/selftests/run
