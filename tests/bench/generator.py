@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The kernel's packet generator, injecting packets as if a device had received them."""
 
-import errno
 import re
 import time
 from dataclasses import dataclass
@@ -97,8 +96,7 @@ class Generator:
               for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
         with router.inside():
-            _write(f"kpktgend_{cpu}", "rem_device_all")
-            _add(cpu, port)
+            _use(f"kpktgend_{cpu}", port)
             for setting in settings:
                 _write(port, setting)
 
@@ -122,16 +120,22 @@ def taken(read, count):
     raise AssertionError(f"the generator says: {text.splitlines()[-1]}")
 
 
-def _add(cpu, port):
-    """Has a processor's generator use a port, as soon as its thread has given up what it had."""
+def _use(thread, port):
+    """Has a thread of the generator use a port, and nothing else. It gives up what it had only when it
+    runs, which may be after the command for it has returned."""
+    if _devices(thread):
+        _write(thread, "rem_device_all")
     for _ in range(1000):
-        try:
-            return _write(f"kpktgend_{cpu}", f"add_device {port}")
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            time.sleep(0.02)
-    raise AssertionError(f"the generator does not give {port} up")
+        if not _devices(thread):
+            return _write(thread, f"add_device {port}")
+        time.sleep(0.02)
+    raise AssertionError(f"the generator does not give up {_devices(thread)}")
+
+
+def _devices(thread):
+    """What a thread of the generator has."""
+    text = (CONTROL / thread).read_text(encoding="ascii")
+    return re.search(r"Running:(.*)\nStopped:(.*)\n", text).expand(r"\1\2").split()
 
 
 def _write(name, text):

@@ -42,7 +42,7 @@ def establish(network, generator, family, flows, nat, accounting):
 def measure(network, path, generator, family, flows, size, source, batches=BATCHES):
     """Nanoseconds, and so instructions, for a packet; having made sure that it is about the path."""
     for _ in range(TRIES):
-        generator.batches(flows, size, BATCH, min(WARM_UP, batches))
+        generator.batches(flows, size, BATCH, WARM_UP)
         before = path.counters(network, family)
         figures = generator.batches(flows, size, BATCH, batches)
         with Capture(network) as capture:

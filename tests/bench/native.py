@@ -22,7 +22,7 @@ import picture
 import report
 import targets
 from generator import CONTROL, Generator, taken
-from measure import SMALL, establish, measure
+from measure import SMALL, WARM_UP, establish, measure
 from network import IPV4, Network
 
 # Packets of a batch: long enough for the clock of the generator, microseconds, and short enough that most
@@ -97,13 +97,15 @@ class Lane:
         """Makes sure that packets take the path, and has the generator ready for `start`. Gives whether
         they do."""
         generator = Generator(self.network, family)
+        self.batch = getattr(self.path, "batch", BATCH if flows.count <= BATCH else LARGE_BATCH)
+        # All flows that there will be packets of are confirmed then.
+        generator.batches(flows, size, self.batch, WARM_UP)
         try:
             measure(self.network, self.path, generator, family, flows, size, family.wan if nat else family.host, 1)
         except paths.NotTaken:
             return False
         except AssertionError as error:
             raise AssertionError(f"{self.path.title}, {family}, {size} bytes, {flows.count} flows: {error}") from error
-        self.batch = getattr(self.path, "batch", BATCH if flows.count <= BATCH else LARGE_BATCH)
         generator.prepare(flows, size, self.batch)
         with self.network.router.inside():
             self._files = tuple((CONTROL / name).open(mode, buffering=0)

@@ -47,10 +47,10 @@ fn parse(criterion: &mut Criterion) {
     let (four, six) = (ipv4(7), ipv6(7));
     let mut group = criterion.benchmark_group("parse");
     group.bench_function("ipv4", |bencher| {
-        bencher.iter(|| parsed::<V4>(black_box(&four)))
+        bencher.iter(|| parsed::<V4>(black_box(&four)));
     });
     group.bench_function("ipv6", |bencher| {
-        bencher.iter(|| parsed::<V6>(black_box(&six)))
+        bencher.iter(|| parsed::<V6>(black_box(&six)));
     });
     group.finish();
 }
@@ -84,7 +84,7 @@ struct Flow(Key);
 /// As many flows as were asked for, and as many keys that are not among them.
 struct Flows {
     index: Index<Vec<Bucket>>,
-    flows: Vec<Flow>,
+    residents: Vec<Flow>,
     strangers: Vec<Key>,
     hasher: Hasher,
 }
@@ -106,7 +106,7 @@ impl Flows {
         let strangers = (count..2 * count).map(key_of).collect();
         Self {
             index,
-            flows,
+            residents: flows,
             strangers,
             hasher,
         }
@@ -116,7 +116,7 @@ impl Flows {
         let hash: Hash = self.hasher.hash(key);
         self.index.find(hash, |candidate| {
             let at = candidate.value() as usize - 1;
-            (self.flows[at].0 == key).then_some(at)
+            (self.residents[at].0 == key).then_some(at)
         })
     }
 }
@@ -130,7 +130,7 @@ fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lookup");
     for count in FLOWS {
         let flows = Flows::new(count);
-        let hits: Vec<_> = flows.flows.iter().map(|flow| flow.0).collect();
+        let hits: Vec<_> = flows.residents.iter().map(|flow| flow.0).collect();
         for (name, keys, found) in [("hit", &hits, true), ("miss", &flows.strangers, false)] {
             let mut at = 0_usize;
             group.bench_function(BenchmarkId::new(name, count), |bencher| {

@@ -3,6 +3,7 @@
 //! Frames of the benchmarks: UDP packets of many flows, as a device hands them over.
 
 /// A UDP packet over IPv4 of flow number `flow`, from the IP header on, with 36 bytes of payload: 64 bytes.
+#[must_use]
 pub fn ipv4(flow: u32) -> [u8; 64] {
     let mut packet = [0; 64];
     packet[..12].copy_from_slice(&[0x45, 0, 0, 64, 0, 0, 0, 0, 64, 17, 0, 0]);
@@ -19,6 +20,7 @@ pub fn ipv4(flow: u32) -> [u8; 64] {
 }
 
 /// The same over IPv6: 84 bytes.
+#[must_use]
 pub fn ipv6(flow: u32) -> [u8; 84] {
     let mut packet = [0; 84];
     packet[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 44, 17, 64]);
