@@ -26,8 +26,9 @@ from measure import SMALL, WARM_UP, establish, measure
 from network import IPV4, Network
 
 # Packets of a batch: long enough for the clock of the generator, microseconds, and short enough that most
-# are not interrupted on a busy machine. Of many flows more, so that a batch is about other flows' memory, too.
-BATCH, LARGE_BATCH = 1024, 4096
+# are not interrupted on a busy machine. Of many flows more: of 1 024, so that each has several packets, and of
+# 100 000, so that there are those of many.
+BATCH, LARGE_BATCH = 1024, 8192
 # Of a path on which a packet takes long.
 FEW = 128
 # A packet of each flow in each sampling interval takes the slow path; more than this share must not.
@@ -97,7 +98,7 @@ class Lane:
         """Makes sure that packets take the path, and has the generator ready for `start`. Gives whether
         they do."""
         generator = Generator(self.network, family)
-        self.batch = getattr(self.path, "batch", BATCH if flows.count <= BATCH else LARGE_BATCH)
+        self.batch = getattr(self.path, "batch", BATCH if flows.count == 1 else LARGE_BATCH)
         # All flows that there will be packets of are confirmed then.
         generator.batches(flows, size, self.batch, WARM_UP)
         try:
