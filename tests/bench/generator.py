@@ -61,11 +61,11 @@ class Generator:
         self.prepare(flows, size, count)
         return [self._start(self._network.lan_port, count) for _ in range(times)]
 
-    def prepare(self, flows, size, count, cpu=0):
-        """Has the generator of a processor ready to do what `send` does."""
+    def prepare(self, flows, size, count, cpu=0, times=1):
+        """Has the generator of a processor ready to do what `send` does, so many times in a row."""
         network = self._network
         self._prepare(network.source, "lan0", network.lan, (self._family.host, self._family.server),
-                      (flows.source_range(), flows.destination_range()), size, count, cpu)
+                      (flows.source_range(), flows.destination_range()), size, count, cpu, times)
 
     def answer(self, flows, to, size):
         """Injects an answer to each flow on the WAN port. Gives how long that took, as `send` does."""
@@ -79,7 +79,7 @@ class Generator:
         """What the generator of a processor calls a port: one device can't be two processors'."""
         return f"{port}@{cpu}" if cpu else port
 
-    def _prepare(self, host, device, kind, ends, ports, size, count, cpu=0):
+    def _prepare(self, host, device, kind, ends, ports, size, count, cpu=0, times=1):
         """Has the generator send as `host` does, to the router's device."""
         router, (source, destination), port = self._network.router, ends, self.device(kind.port(device), cpu)
         if self._family is IPV6:
@@ -95,10 +95,12 @@ class Generator:
             *(f"udp_{side}_{end} {number}" for side, numbers in zip(("src", "dst"), ports, strict=True)
               for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
+        names = [port, *(self.device(port, number) for number in range(1, times))]
         with router.inside():
-            _use(f"kpktgend_{cpu}", port)
-            for setting in settings:
-                _write(port, setting)
+            _use(f"kpktgend_{cpu}", names)
+            for name in names:
+                for setting in settings:
+                    _write(name, setting)
 
     def _start(self, device, count):
         with self._network.router.inside():
@@ -109,25 +111,33 @@ class Generator:
 
 
 def taken(read, count):
-    """How long `count` packets took, in nanoseconds a packet, from what the generator says, which `read` reads.
+    """How long `count` packets took, in nanoseconds a packet, from what the generator says, which `read` reads."""
+    elapsed, idle = timed(read, count)
+    return (elapsed - idle) * 1000 / count
+
+
+def timed(read, count):
+    """For how long the generator has been at it, and for how much of that something else ran, in microseconds.
     It may say that it has been started before its thread has run."""
     for _ in range(1000):
         text = read()
-        found = re.search(r"OK: \d+\(c(\d+)\+\S+ usec, (\d+) ", text)
-        if found and int(found[2]) == count:
-            return int(found[1]) * 1000 / count
+        found = re.search(r"OK: (\d+)\(c\d+\+d(\d+)\) usec, (\d+) ", text)
+        if found and int(found[3]) == count:
+            return int(found[1]), int(found[2])
         time.sleep(0.02)
     raise AssertionError(f"the generator says: {text.splitlines()[-1]}")
 
 
-def _use(thread, port):
-    """Has a thread of the generator use a port, and nothing else. It gives up what it had only when it
+def _use(thread, names):
+    """Has a thread of the generator use these ports, and nothing else. It gives up what it had only when it
     runs, which may be after the command for it has returned."""
     if _devices(thread):
         _write(thread, "rem_device_all")
     for _ in range(1000):
         if not _devices(thread):
-            return _write(thread, f"add_device {port}")
+            for name in names:
+                _write(thread, f"add_device {name}")
+            return
         time.sleep(0.02)
     raise AssertionError(f"the generator does not give up {_devices(thread)}")
 
