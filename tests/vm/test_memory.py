@@ -8,6 +8,7 @@ Where one thing takes several allocations, each of them in turn is the first tha
 import itertools
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -115,8 +116,14 @@ def test_new_flows_stay_slow_and_old_ones_fast(router, datagrams, faults, one_cp
     stats = moved(router, lambda: datagrams.exchange(100), faults)
     assert stats.fast >= 196 and stats.slow["no-memory"] == 0, (stats.packets, stats.reasons())
     # Samples confirm it.
-    router.control.set(sample_interval=50)
-    stats = moved(router, lambda: datagrams.exchange(100), faults)
+    router.control.set(sample_interval=100)
+
+    def over_samples():
+        for _ in range(3):
+            time.sleep(0.11)
+            datagrams.exchange(30)
+
+    stats = moved(router, over_samples, faults)
     assert stats.slow["sampled"] >= 2 and stats.slow["no-memory"] == 0, stats.reasons()
     router.control.set(sample_interval=NO_SAMPLES)
     assert {flow["id"] for flow in router.control.flows()} == known
