@@ -280,7 +280,7 @@ fn stay_slow<I: Carried>(
     read: Read<'_>,
     flow: &Flow,
     packet: &Packet<I>,
-    skb: Skb,
+    mut skb: Skb,
     reason: SlowReason,
 ) -> Skb {
     instance.stats.slow(reason);
@@ -293,7 +293,7 @@ fn stay_slow<I: Carried>(
         | SlowReason::NoNeighbour => {
             let (epoch, routes) = (instance.settings.epoch(), flow.routes::<I>(instance.net));
             flow.validity
-                .send_probe(skb.id(), packet.dscp(), epoch, routes);
+                .send_probe(skb.identify(), packet.dscp(), epoch, routes);
         }
         _ => {}
     }

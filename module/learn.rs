@@ -283,7 +283,8 @@ impl<I: Carried> Seen<'_, I> {
         let now = time::now();
         let epoch = instance.settings.epoch();
         let routes = flow.routes::<I>(instance.net);
-        let Some(dscp) = flow.validity.returned(self.packet.id(), epoch, routes) else {
+        let returned = |id| flow.validity.returned(id, epoch, routes);
+        let Some(dscp) = self.packet.id().and_then(returned) else {
             // Packets that were at ingress before the flow was there have not been counted.
             let new = flow.validity.check(epoch, now) == Check::Unconfirmed;
             return if new && !flow.validity.has_probe() {

@@ -65,9 +65,15 @@ impl Routes {
     }
 }
 
-/// Identifies a packet between ingress and POSTROUTING: the address of its socket buffer.
+/// Identifies a packet between ingress and POSTROUTING: a number of [`PacketId::BITS`] bits that is given
+/// anew to each packet that is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketId(pub u64);
+
+impl PacketId {
+    /// How many bits of the number count.
+    pub const BITS: u32 = PROBE_MOMENT_SHIFT;
+}
 
 /// What [`Validity::check`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +100,12 @@ pub struct Validity {
     probe: AtomicU64,
 }
 
-/// A packet that was sent on to the slow path: bits 0 to 40 of its identity (without the six lowest,
-/// which are the same for all), the low half of the sum of epoch and generation of the routes, the DSCP that
-/// it arrived with, and a bit that is always set. As neither goes back, the sum is another one after any
-/// change.
+/// A packet that was sent on to the slow path: its identity, the low half of the sum of epoch and generation
+/// of the routes, the DSCP that it arrived with, and a bit that is always set. As neither goes back, the sum
+/// is another one after any change.
 #[inline]
 const fn probe(packet: PacketId, dscp: u8, epoch: Epoch, routes: Routes) -> u64 {
-    let identity = packet.0 >> 6 & ((1 << PROBE_MOMENT_SHIFT) - 1);
+    let identity = packet.0 & ((1 << PacketId::BITS) - 1);
     let moment = (epoch.0.wrapping_add(routes.0) as u16 as u64) << PROBE_MOMENT_SHIFT;
     let dscp = ((dscp >> 2) as u64) << PROBE_DSCP_SHIFT;
     identity | moment | dscp | 1 << 63
@@ -198,7 +203,7 @@ mod tests {
 
     const EPOCH: Epoch = Epoch::FIRST;
     const ROUTES: Routes = Routes(u32::MAX);
-    const PACKET: PacketId = PacketId(0xffff_8881_2345_6780);
+    const PACKET: PacketId = PacketId(0x1ff_8123_4567);
 
     /// Both steps.
     fn confirm(validity: &Validity, packet: PacketId, epoch: Epoch, until: Tick) -> Option<u8> {
@@ -226,7 +231,7 @@ mod tests {
         );
         validity.send_probe(PACKET, 0x28, EPOCH, ROUTES);
         assert!(validity.has_probe());
-        let other = PacketId(PACKET.0 + 256);
+        let other = PacketId(PACKET.0 - 1);
         assert_eq!(
             confirm(&validity, other, EPOCH, now.plus(100)),
             None,

@@ -6,6 +6,8 @@ use core::mem::ManuallyDrop;
 use core::ptr::addr_of;
 use core::ptr::addr_of_mut;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::conntrack::Connection;
 use super::conntrack::Direction;
@@ -37,6 +39,14 @@ pub struct Sent(());
 /// What became of a packet on the way to being writable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
+
+/// How a packet's identity is kept in the last eight bytes of its control block: a number, below bits that
+/// nothing else has there. The IP layer needs only the beginning of the control block, and leaves the rest
+/// as it is until the packet is given to a device or a transform; it is copied when a packet is cloned.
+const NUMBER: u64 = u64::MAX >> (u64::BITS - PacketId::BITS);
+const IDENTITY: u64 = 0xfa57_7ac4_0000_0000 & !NUMBER;
+const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
+const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
 type Headers = bindings::sk_buff__bindgen_ty_4__bindgen_ty_1;
 
@@ -84,10 +94,16 @@ impl Skb {
         unsafe { self.raw_mut().__bindgen_anon_4.__bindgen_anon_1.as_mut() }
     }
 
-    /// What identifies it until it is freed.
-    #[inline(always)]
-    pub fn id(&self) -> PacketId {
-        PacketId(self.0.as_ptr() as u64)
+    /// Gives it an identity, which [`Forwarded::id`] finds.
+    ///
+    /// Its address would not do: if a packet socket for IP has it, too, `ip_rcv` goes on with a clone.
+    pub fn identify(&mut self) -> PacketId {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Relaxed) & NUMBER;
+        if let Some(end) = self.raw_mut().cb.last_chunk_mut() {
+            *end = (IDENTITY | number).to_ne_bytes();
+        }
+        PacketId(number)
     }
 
     /// Its version of IP, if it is an IP packet without a VLAN tag beside it.
@@ -582,9 +598,12 @@ impl<'a> Forwarded<'a> {
         unsafe { &*addr_of!(self.skb.cb).cast() }
     }
 
-    /// What identifies it until it is freed.
-    pub fn id(&self) -> PacketId {
-        PacketId(core::ptr::from_ref(self.skb) as u64)
+    /// The identity that it was given at ingress, if it was. Others of the connection, from before or
+    /// behind it, do not have it.
+    pub fn id(&self) -> Option<PacketId> {
+        let end = self.skb.cb.last_chunk()?;
+        let identity = u64::from_ne_bytes(*end);
+        (identity & !NUMBER == IDENTITY).then_some(PacketId(identity & NUMBER))
     }
 
     /// The index of the device that it arrived on: that at whose ingress hook it was. On a VRF it is no

@@ -19,7 +19,7 @@ from lab.both import both
 from lab.devices import link, offloading
 from lab.kernel import Checksums, wait_until
 from lab.topology import Router
-from lab.traffic import Datagrams, Generator, Stream, Wire, family_of, hops_left
+from lab.traffic import ETH_P_IP, Datagrams, Generator, Stream, Wire, family_of, hops_left
 
 COUNT = 30
 #: One that IPv6 knows, too.
@@ -248,6 +248,20 @@ def test_a_capture_shows_packets_as_they_arrived(router):
         assert all(packet.payload.src == source and hops_left(packet.payload) == ttl and is_whole(packet)
                    for packet in seen)
         datagrams.close()
+
+
+@pytest.mark.parametrize("device", [None, "lan0"])
+def test_a_socket_for_ip_packets(router, device):
+    """DHCP clients have one. The IP layer goes on with a clone of each packet then."""
+    another = router.router.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+    if device:
+        another.bind((device, ETH_P_IP))
+    router.control.enable()
+    for kind in (Datagrams, Stream):
+        talk = conversation(router, kind)
+        mostly_fast(moved(router, lambda: talk.exchange(COUNT)))
+        talk.close()
+    another.close()
 
 
 @both
