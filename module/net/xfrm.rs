@@ -95,6 +95,12 @@ impl<W: Watcher> Watch<W> {
         state: *mut bindings::xfrm_state,
         event: *const bindings::km_event,
     ) -> i32 {
+        // How far a state has got, with every other packet as long as somebody wants to know, such as
+        // `ip xfrm monitor`. It decides nothing about packets.
+        // SAFETY: The event is valid.
+        if unsafe { (*event).event } == bindings::FT_XFRM_MSG_NEWAE {
+            return 0;
+        }
         // As for policies: an expiry does not set the event's namespace.
         let net = if state.is_null() {
             // SAFETY: The event is valid, and names its namespace when it names no state.

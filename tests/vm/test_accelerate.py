@@ -2,6 +2,7 @@
 """IPsec flows on the fast path, on request: encrypted on the way out, and let in only as decrypted."""
 
 import re
+import subprocess
 import time
 
 import pytest
@@ -108,6 +109,17 @@ def test_rekeying_goes_on_fast_and_encrypted(tunnel, tunnelled, wan):
         rekey(tunnel, number, number + 1)
         becomes_fast(tunnel, tunnelled)
         is_encrypted(tunnel, tunnelled, wan)
+
+
+def test_whoever_follows_the_states_slows_nothing_down(tunnel, tunnelled):
+    """The kernel reports how far they have got with every other packet then."""
+    accelerate(tunnel)
+    monitor = tunnel.a.start("ip", "xfrm", "monitor", stdout=subprocess.PIPE, text=True)
+    tunnelled.warm_up()
+    becomes_fast(tunnel, tunnelled)
+    monitor.kill()
+    reports = monitor.communicate()[0].count("Async event")
+    assert reports >= 10, reports
 
 
 @pytest.mark.parametrize("what", ["state", "policy"])
