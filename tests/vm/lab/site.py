@@ -40,16 +40,21 @@ class End:
 
 class Site:
     """LAN host - gateway A = IPsec = gateway B - LAN host, with two links between the gateways. fasttrack is
-    on A. Unless it is not wanted, a conversation between the hosts goes on all the time."""
+    on A. The gateways' addresses may be of another version of IP than the hosts'. Unless it is not wanted, a
+    conversation between the hosts goes on all the time."""
 
-    def __init__(self, kind, family, serial, conversing=True):
-        self.kind, self.family, self.words = kind, family, ADDRESSES[family]
+    #: The device that an xfrm interface sends by, in words of `ip link`.
+    bound = ("dev", "wan0")
+
+    def __init__(self, kind, family, serial, conversing=True, outer=None):
+        self.kind, self.family, self.outer = kind, family, outer or family
+        self.words = ADDRESSES[family] | {name: ADDRESSES[self.outer][name] for name in ("wan", "other", "anywhere")}
         names = ("lana", "gwa", "wan", "gwb", "lanb")
         self.spaces = lan_a, gwa, self.wan, gwb, lan_b = [Namespace(f"{name}p{serial}") for name in names]
         self.a, self.b = End(gwa, lan_a, 1, self.words), End(gwb, lan_b, 2, self.words)
         self._closing = []
         self.spi = 0x100
-        if family == "ipv6":
+        if "ipv6" in (family, self.outer):
             for space in (lan_a, gwa, gwb, lan_b):
                 space.enable_ipv6()
         for number in (0, 1):
@@ -75,7 +80,8 @@ class Site:
             self.conversation = self.until_closed(Conversation(self))
 
     def _address(self, namespace, device, address):
-        namespace.ip("addr", "add", f"{address}/{self.words['prefix']}", "dev", device)
+        prefix = ADDRESSES["ipv6" if ":" in address else "ipv4"]["prefix"]
+        namespace.ip("addr", "add", f"{address}/{prefix}", "dev", device)
 
     def ends(self):
         """Both, each with the other one."""
@@ -130,19 +136,26 @@ class Site:
     def mode(self):
         return "transport" if self.kind == "transport" else "tunnel"
 
+    def lead(self, own, peer):
+        """Has the gateway of `own` send what is for the other LAN to where it is protected."""
+        gateway = own.gateway
+        if self.device:
+            what = ("xfrm", *self.bound, "if_id", 42)
+            if self.kind == "vti":
+                what = ("vti6" if self.family == "ipv6" else "vti", "local", own.wan, "remote", peer.wan, "key", 42)
+            gateway.ip("link", "add", self.device, "type", *what)
+            gateway.ip("link", "set", self.device, "up")
+            gateway.ip("route", "add", peer.net, "dev", self.device)
+        elif self.kind != "transport" and self.family == self.outer:
+            gateway.ip("route", "add", peer.net, "via", peer.wan)
+        elif self.kind != "transport":
+            gateway.ip("route", "add", peer.net, "dev", "wan0")
+
     def protect(self):
         """Sets up both ends."""
         for own, peer in self.ends():
             gateway = own.gateway
-            if self.device:
-                what = ("xfrm", "dev", "wan0", "if_id", 42)
-                if self.kind == "vti":
-                    what = ("vti6" if self.family == "ipv6" else "vti", "local", own.wan, "remote", peer.wan, "key", 42)
-                gateway.ip("link", "add", self.device, "type", *what)
-                gateway.ip("link", "set", self.device, "up")
-                gateway.ip("route", "add", peer.net, "dev", self.device)
-            elif self.kind != "transport":
-                gateway.ip("route", "add", peer.net, "via", peer.wan)
+            self.lead(own, peer)
             if self.kind == "encapsulated":
                 self.until_closed(decapsulating(gateway, self.family))
             self.policies(own, peer, "add")
@@ -261,8 +274,9 @@ class Conversation:
         self._client.connect((address, self.PORT))
         for end in (self._server, self._client):
             end.setblocking(False)
-        #: What has arrived, there and back.
-        self.arrived = [0, 0]
+        #: What has arrived, there and back, and what has not, though something later has.
+        self.arrived, self.lost = [0, 0], [0, 0]
+        self._due = [None, None]
         self._peer = None
         self._number = 0
         self._over = False
@@ -302,12 +316,21 @@ class Conversation:
         for way, end in enumerate((self._server, self._client)):
             while True:
                 try:
-                    _, peer = end.recvfrom(2048)
+                    message, peer = end.recvfrom(2048)
                 except OSError:
                     break
                 self.arrived[way] += 1
+                self._count(way, struct.unpack_from("!I", message, len(SIGN))[0])
                 if way == 0:
                     self._peer = peer
+
+    def _count(self, way, number):
+        due = number if self._due[way] is None else self._due[way]
+        if number < due:
+            self.lost[way] -= 1
+        else:
+            self.lost[way] += number - due
+            self._due[way] = number + 1
 
     def goes_on(self, seconds=60, least=20):
         """Waits until so many more have arrived both ways."""

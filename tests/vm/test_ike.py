@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tunnels that strongSwan negotiates, configured as the examples say: they are fast where that is wanted, slow
+where it is not, and nothing of them leaves in clear, whatever the IKE daemon does."""
+
+import itertools
+import re
+import time
+
+import pytest
+
+from lab.control import Control
+from lab.ike import Ike
+from lab.kernel import wait_until
+from lab.traffic import Stream
+
+_SERIAL = itertools.count(1)
+
+MODES = ["exclude", "accelerate"]
+
+# What the daemon says of itself.
+CHILD_REKEYED = r"outbound CHILD_SA lans\{\d+\} established"
+IKE_REKEYED = r"IKE_SA site\[\d+\] rekeyed between"
+GIVEN_UP = "giving up after"
+
+
+@pytest.fixture
+def site():
+    """Makes sites as they are wanted."""
+    made = []
+
+    def make(*words, **more):
+        one = Ike(*words[:2], next(_SERIAL), *words[2:], **more)
+        made.append(one)
+        one.control = Control(one.a.gateway)
+        one.a.gateway.run("fasttrack", "enable")
+        return one
+
+    yield make
+    for one in made:
+        if hasattr(one, "control"):
+            one.control.close()
+        one.close()
+
+
+def choose(site, mode):
+    """Has this become of IPsec from now on."""
+    run = site.a.gateway.run
+    run("fasttrack", "set", "ipsec", mode)
+    run("fasttrack", "enable")
+    if mode == "accelerate":
+        # As the manual says how to take the mark from those that had it before.
+        run("conntrack", "-U", "--mark", "0/0x08000000", check=False)
+
+
+def fast(site, least=40):
+    """The share of packets that were fast, there and back, of some that arrive now."""
+    before, arrived = site.control.stats(), list(site.conversation.arrived)
+    site.goes_on(least)
+    after = site.control.stats() - before
+    moved = [now - then for now, then in zip(site.conversation.arrived, arrived)]
+    return tuple(packets / of for packets, of in zip(after.packets, moved)), after.reasons()
+
+
+def becomes(site, mode):
+    """What is expected of the mode comes about."""
+    if mode == "accelerate":
+        deadline = time.monotonic() + 30
+        while min((found := fast(site))[0]) <= 0.5:
+            assert time.monotonic() < deadline, f"not fast: {found}"
+    else:
+        share, reasons = fast(site)
+        assert share == (0, 0), share
+        # What an xfrm interface has decrypted is known by the mark.
+        assert mode is None or reasons.get("ipsec", 0) + reasons.get("marked", 0) >= 40, reasons
+
+
+def restarted(site):
+    """The daemon is stopped, which takes its policies and states, and started again."""
+    site.daemons[0].stop()
+    time.sleep(0.5)
+    site.daemons[0].start()
+
+
+def killed(site):
+    """The daemon dies, and is started again."""
+    site.daemons[0].kill()
+    time.sleep(0.5)
+    site.daemons[0].start()
+
+
+def renewed(site):
+    """The connection is closed, and made again by the next packets."""
+    site.daemons[0].swanctl("--terminate", "--ike", "site")
+
+
+def peer_restarted(site):
+    """The other gateway's daemon is stopped and started."""
+    site.daemons[1].stop()
+    time.sleep(0.5)
+    site.daemons[1].start()
+
+
+CHANGES = [restarted, killed, renewed, peer_restarted]
+
+
+@pytest.mark.parametrize("kind, family, outer", [
+    *itertools.product(("policy", "interface"), ("ipv4", "ipv6"), ("ipv4", "ipv6")),
+    ("encapsulated", "ipv4", "ipv4")])
+def test_nothing_in_clear_whatever_the_daemons_do(site, kind, family, outer):
+    one = site(kind, family, outer)
+    one.goes_on()
+    for mode in MODES:
+        choose(one, mode)
+        watch = one.watch()
+        becomes(one, mode)
+        for change in CHANGES:
+            change(one)
+            one.goes_on()
+            becomes(one, mode)
+        frames, clear = watch.end()
+        assert not clear, (clear, frames)
+    # And a stream.
+    stream = Stream(one.a.host, one.b.host, one.b.address, 7001)
+    stream.warm_up()
+    before = one.control.stats()
+    for back in (False, True):
+        stream.send(b"z" * 200_000, back)
+    after = one.control.stats() - before
+    stream.close()
+    assert min(after.packets) >= 50, after.reasons()
+
+
+REKEYING = """
+connections {
+    site {
+        rekey_time = 11s
+        over_time = 60s
+        rand_time = 0s
+        children {
+            lans {
+                rekey_time = 4s
+                life_time = 60s
+                rand_time = 0s
+            }
+        }
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["policy", "interface"])
+def test_rekeying_loses_no_more_than_on_the_slow_path(site, capsys, kind):
+    """CHILD_SA and IKE_SA, again and again under way."""
+    one = site(kind, "ipv4", "ipv4", more_of_a=REKEYING)
+    one.goes_on()
+    lost = {}
+    for mode in MODES:
+        choose(one, mode)
+        becomes(one, mode)
+        watch = one.watch()
+        before = list(one.conversation.lost)
+        sent, ike_rekeyed = sum(one.conversation.arrived), said(one, IKE_REKEYED)
+        for _ in range(3):
+            child_rekeyed = said(one, CHILD_REKEYED)
+            wait_until(lambda many=child_rekeyed: said(one, CHILD_REKEYED) > many, 60, "another CHILD_SA")
+            becomes(one, mode)
+        wait_until(lambda: said(one, IKE_REKEYED) > ike_rekeyed, 60, "another IKE_SA")
+        becomes(one, mode)
+        lost[mode] = sum(now - then for now, then in zip(one.conversation.lost, before))
+        frames, clear = watch.end()
+        with capsys.disabled():
+            print(f"{kind} {mode}: of {sum(one.conversation.arrived) - sent} {lost[mode]} lost, {frames} frames")
+        assert not clear, (clear, frames)
+    assert lost["accelerate"] <= lost["exclude"], lost
+
+
+def said(site, pattern):
+    """How often gateway A's daemon has said something."""
+    return site.daemons[0].said(pattern)
+
+
+# A has the addresses that its devices have; B waits for it, wherever it comes from.
+ROAMING = """
+connections {
+    site {
+        local_addrs = %any
+    }
+}
+"""
+WAITING = """
+connections {
+    site {
+        remote_addrs = %any
+        children {
+            lans {
+                start_action = none
+            }
+        }
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["policy", "interface"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gateway_that_gets_another_address(site, kind, mode):
+    """MOBIKE: over the other link, then by another address there, then back."""
+    one = site(kind, "ipv4", "ipv4", more_of_a=ROAMING, more_of_b=WAITING)
+    gateway = one.a.gateway
+    gateway.ip("route", "add", "default", "via", one.b.other, "dev", "wan1", "metric", 1000)
+    choose(one, mode)
+    one.goes_on()
+    watch = one.watch()
+    becomes(one, mode)
+    another = one.words["other"].format(11)
+
+    def other_link():
+        gateway.ip("link", "set", "wan0", "down")
+
+    def other_address():
+        gateway.ip("addr", "del", f"{one.a.other}/24", "dev", "wan1")
+        gateway.ip("addr", "add", f"{another}/24", "dev", "wan1")
+        gateway.ip("route", "replace", "default", "via", one.b.other, "dev", "wan1", "metric", 1000)
+
+    def back():
+        gateway.ip("link", "set", "wan0", "up")
+        if kind == "policy":
+            gateway.ip("route", "replace", one.b.net, "via", one.b.wan)
+        gateway.ip("link", "set", "wan1", "down")
+
+    for move, address in ((other_link, one.a.other), (other_address, another), (back, one.a.wan)):
+        move()
+        wait_until(lambda to=address: ends(one) == {(to, one.b.wan), (one.b.wan, to)}, 60, f"{move.__name__}: states")
+        one.goes_on()
+        becomes(one, mode)
+    frames, clear = watch.end()
+    assert not clear, (clear, frames)
+
+
+def ends(site):
+    """The addresses, there and back, of the states of gateway A that have keys."""
+    text = site.a.gateway.ip("xfrm", "state")
+    return set(re.findall(r"^src (\S+) dst (\S+)\n(?:\t.*\n)*?\taead ", text, re.MULTILINE))
+
+
+def mapped(port):
+    """Has a gateway's UDP of port 4500 come from another port, as if a NAT were before it."""
+    return f"""
+        table ip mapping
+        delete table ip mapping
+        table ip mapping {{
+            chain prerouting {{
+                type filter hook prerouting priority raw;
+                iifname "wan0" udp dport 4500 drop
+            }}
+            chain postrouting {{
+                type nat hook postrouting priority srcnat;
+                oifname "wan0" udp sport 4500 snat to :{port}
+            }}
+        }}
+    """
+
+
+def ports(site):
+    """The ports, there and back, of the states of gateway A that are encapsulated in UDP."""
+    text = site.a.gateway.ip("xfrm", "state")
+    return set(re.findall(r"encap type espinudp sport (\d+) dport (\d+)", text))
+
+
+def test_a_peer_that_a_nat_maps_anew(site):
+    """The kernel tells the daemon that ESP comes from another port, and the daemon changes the states."""
+    one = site("encapsulated", "ipv4", "ipv4")
+    one.goes_on()
+    for mode in MODES:
+        choose(one, mode)
+        watch = one.watch()
+        becomes(one, mode)
+        for port in (5500, 5600):
+            one.b.gateway.nft(mapped(port))
+            one.b.gateway.run("conntrack", "-F", check=False)
+            wait_until(lambda to=str(port): ports(one) == {("4500", to), (to, "4500")}, 60, "the states' ports")
+            one.goes_on()
+            becomes(one, mode)
+        frames, clear = watch.end()
+        assert not clear, (clear, frames)
+
+
+# The peer is missed after some three seconds.
+IMPATIENT = """
+retransmit_tries = 2
+retransmit_timeout = 1.0
+retransmit_base = 1.0
+"""
+DPD = """
+connections {
+    site {
+        dpd_delay = 1s
+    }
+}
+"""
+
+
+def peer_missed(site, watch):
+    """Waits until gateway A's daemon has missed the other one. Gives how much was in clear before."""
+    before, clear = said(site, GIVEN_UP), watch.clear
+    deadline = time.monotonic() + 90
+    while said(site, GIVEN_UP) == before:
+        assert time.monotonic() < deadline, "the peer has not been missed"
+        clear = watch.clear
+        time.sleep(0.1)
+    return clear
+
+
+@pytest.mark.parametrize("kind", ["policy", "interface"])
+def test_a_cut_that_the_daemons_notice(site, kind):
+    """The policies, or the interface, stay; the packets wait or go, and all goes on when the WAN is back.
+    Nothing else keeps them from being sent in clear."""
+    one = site(kind, "ipv4", "ipv4", more_of_a=DPD, settings=IMPATIENT, guarded=False)
+    one.goes_on()
+    for mode in MODES:
+        choose(one, mode)
+        watch = one.watch()
+        becomes(one, mode)
+        one.wan.ip("link", "set", "b0", "nomaster")
+        peer_missed(one, watch)
+        time.sleep(1)
+        one.wan.ip("link", "set", "b0", "master", "link0")
+        one.goes_on()
+        becomes(one, mode)
+        frames, clear = watch.end()
+        assert not clear, (clear, frames)
+
+
+CAREFREE = DPD + """
+connections {
+    site {
+        children {
+            lans {
+                start_action = start
+                dpd_action = clear
+                close_action = none
+            }
+        }
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_policies_that_go_with_the_peer(site, guarded):
+    """A configuration that leaves packets to the routes then: they leave in clear, with fasttrack as without it,
+    but not before; and with the rules of the example not at all. With the next SA they are encrypted again."""
+    one = site("policy", "ipv4", "ipv4", more_of_a=CAREFREE, settings=IMPATIENT, guarded=guarded)
+    one.goes_on()
+    for mode in [None, *MODES]:
+        if mode:
+            choose(one, mode)
+        else:
+            one.a.gateway.run("fasttrack", "disable")
+        watch = one.watch()
+        becomes(one, mode)
+        one.daemons[1].kill()
+        before = peer_missed(one, watch)
+        time.sleep(3)
+        _, clear = watch.end()
+        assert not before
+        assert (clear > 0) != guarded, clear
+        one.daemons[1].start()
+        one.daemons[0].swanctl("--initiate", "--child", "lans")
+        watch = one.watch()
+        one.goes_on()
+        becomes(one, mode)
+        frames, clear = watch.end()
+        assert not clear, (clear, frames)
