@@ -12,6 +12,8 @@
 #                     the baseline; ARGS=…: only some, or others (see tests/bench/run)
 # make bench-native   the same in nanoseconds, in User-Mode Linux; BASELINE and ARGS likewise
 # make bench-engine   how long the engine's parts take on this machine; ARGS=…: for Criterion
+# FLAVOUR=amd64       with make or make bench: Debian's kernel for real machines, which has PPPoE; what is built
+#                     is for that kernel then
 # BUILD=DIR           with any of these: build in DIR instead of build/ (the VM uses build/)
 # make selftests      the kernel's own tests of netfilter, without and with fasttrack
 # make lint           formatting and lints
@@ -24,6 +26,8 @@ SHELL := /bin/bash
 root := $(patsubst %/,%,$(dir $(realpath $(firstword $(MAKEFILE_LIST)))))
 build := $(abspath $(or $(BUILD),$(root)/build))
 PREFIX ?= /usr/local
+# For what runs in the VM.
+export FLAVOUR
 
 # Where commands run that need a compiler: in the tree that scripts/toolchain makes, or, if the kernel
 # tree was given, on this machine as it is.
@@ -32,7 +36,7 @@ kdir := $(abspath $(KDIR))
 inside :=
 else
 ifeq ($(filter router,$(MAKECMDGOALS)),)
-kernel := $(root)/scripts/kernel
+kernel := $(root)/scripts/kernel $(if $(FLAVOUR),--flavour $(FLAVOUR))
 else
 kernel := $(root)/scripts/kernel --release $(shell uname -r)
 endif

@@ -30,7 +30,7 @@ class Capture:
                 data, control, *_ = self._socket.recvmsg(65536, 256, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return found
-            found.append((_vlan(control), data[LINK_HEADER:]))
+            found.append((_vlan(control), data[LINK_HEADER + _session_header(data):]))
 
     def __enter__(self):
         return self
@@ -46,6 +46,12 @@ def _vlan(control):
             status, tci = struct.unpack("=I12xH2x", data)
             return tci & 0xFFF if status & TP_STATUS_VLAN_VALID else 0
     return 0
+
+
+def _session_header(data):
+    """How long the headers of PPPoE and PPP are, if there are any in front of IPv4."""
+    is_session = data[LINK_HEADER - 2:LINK_HEADER] == b"\x88\x64" and data[LINK_HEADER:LINK_HEADER + 4] == b"\x11\0\0\5"
+    return 8 if is_session and data[LINK_HEADER + 6:LINK_HEADER + 8] == b"\0\x21" else 0
 
 
 def differences(packet, number, family, flows, size, source, hops):

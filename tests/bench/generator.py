@@ -88,7 +88,7 @@ class Generator:
             addresses = [f"src_min {source}", f"src_max {source}", f"dst_min {destination}", f"dst_max {destination}"]
         settings = [
             "xmit_mode netif_receive", "flag !SHARED", "flag UDPCSUM", "flag NO_TIMESTAMP", "delay 0",
-            f"src_mac {host.mac('eth0')}", f"dst_mac {router.mac(device)}",
+            f"src_mac {host.mac('eth0')}", f"dst_mac {router.mac(port if kind.is_point_to_point else device)}",
             f"pkt_size {size + LINK_HEADER + TAG * bool(kind.tag)}", f"count {count}",
             *([f"vlan_id {kind.tag}"] if kind.tag else []),
             *addresses,

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What a packet costs if the router's devices lie on others: VLANs and bridges."""
+"""What a packet costs if the router's devices lie on others: VLANs, bridges, PPPoE."""
 
 import json
+import subprocess
 from dataclasses import dataclass
 
 import paths
 import report
 from generator import Flows, Generator
 from measure import SMALL, establish, measure
-from network import ETHERNET, IPV4, KINDS, Kind, Network
+from network import ETHERNET, IPV4, KINDS, PPPOE, Kind, Network
 
 UPPER_FLOOR = paths.UpperFloor()
 
@@ -24,7 +25,8 @@ class Link:
 
 LINKS = (Link("ethernet"),) + tuple(
     link for kind in KINDS
-    for link in (Link(f"{kind.name}-in", lan=kind), Link(f"{kind.name}-out", wan=kind), Link(kind.name, kind, kind)))
+    for link in (Link(f"{kind.name}-in", lan=kind), Link(f"{kind.name}-out", wan=kind), Link(kind.name, kind, kind))
+) + (Link("pppoe-out", wan=PPPOE),)
 
 UNTRACKED = (paths.Floor(), UPPER_FLOOR, paths.Plain())
 TRACKED = (paths.Fasttrack(), paths.Slow(), paths.Flowtable())
@@ -38,6 +40,9 @@ def main(selection, say):
     for link in LINKS:
         if selection.link and link.name not in selection.link:
             continue
+        if PPPOE in (link.lan, link.wan) and not has_pppoe():
+            say(f"{link.name}: this kernel has no PPPoE; see FLAVOUR in the Makefile")
+            continue
         network = Network(link.lan, link.wan)
         network.settle()
         found[link.name] = figures(network, selection.path)
@@ -47,6 +52,11 @@ def main(selection, say):
     show(found)
     report.write("links.json", json.dumps(found, indent=1))
     return 0
+
+
+def has_pppoe():
+    """Whether the kernel has it; loads it."""
+    return subprocess.run(["modprobe", "--all", "ppp_generic", "pppoe"], capture_output=True, check=False).returncode == 0
 
 
 def figures(network, wanted):

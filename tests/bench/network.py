@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.devices import PppoeSession
 from lab.namespace import Namespace
 
 
@@ -81,6 +82,7 @@ NEVER_S = 1_000_000
 
 
 VLAN = 7
+SESSION = 5
 
 
 @dataclass(frozen=True)
@@ -88,28 +90,31 @@ class Kind:
     """What the router's device is."""
 
     name: str
-    # What lies on the port, if anything: given the namespace, port and device, makes the device.
+    # What lies on the port, if anything: given the namespace, port and device, and the host at the other end, makes
+    # the device. What it gives is closed in the end.
     make: Callable | None = None
     # The VLAN that packets on the cable are of; 0 stands for none.
     tag: int = 0
     # The device that learns where hosts are, if there is one, as the device's name goes on.
     bridge: str | None = None
+    # Whether there is only one host to be reached, which needs no address.
+    is_point_to_point: bool = False
 
     def port(self, device):
         """The lowest device, which packets arrive on and leave by."""
         return f"{device}p" if self.make else device
 
 
-def _vlan(router, port, device):
+def _vlan(router, port, device, _host):
     router.ip("link", "add", "link", port, "name", device, "type", "vlan", "id", VLAN)
 
 
-def _bridge(router, port, device):
+def _bridge(router, port, device, _host):
     router.ip("link", "add", device, "type", "bridge")
     router.ip("link", "set", port, "master", device)
 
 
-def _filtering_bridge(router, port, device):
+def _filtering_bridge(router, port, device, _host):
     """With the router in a VLAN, of which the port is an untagged one."""
     below = f"{device}b"
     router.ip("link", "add", below, "type", "bridge", "vlan_filtering", 1, "vlan_default_pvid", 0)
@@ -117,10 +122,17 @@ def _filtering_bridge(router, port, device):
     router.run("bridge", "vlan", "add", "dev", port, "vid", VLAN, "pvid", "untagged")
     router.run("bridge", "vlan", "add", "dev", below, "vid", VLAN, "self")
     router.ip("link", "set", below, "up")
-    _vlan(router, below, device)
+    _vlan(router, below, device, _host)
+
+
+def _pppoe(router, port, device, host):
+    """A session that the host knows nothing of: it only receives."""
+    return PppoeSession(router, device, port, host.mac("eth0"), SESSION)
 
 
 ETHERNET = Kind("ethernet")
+# Only kernels for real machines have it. What arrives by it cannot be injected on the port.
+PPPOE = Kind("pppoe", _pppoe, is_point_to_point=True)
 KINDS = (
     Kind("vlan", _vlan, tag=VLAN),
     Kind("bridge", _bridge, bridge=""),
@@ -134,6 +146,7 @@ class Network:
     def __init__(self, lan=ETHERNET, wan=ETHERNET, name=""):
         self.lan, self.wan = lan, wan
         self.lan_port, self.wan_port = lan.port("lan0"), wan.port("wan0")
+        self._closing = []
         self.source, self.router, self.sink = (Namespace(host + name) for host in ("source", "router", "sink"))
         self._connect(self.source, "lan0", lan)
         self._connect(self.sink, "wan0", wan)
@@ -147,7 +160,10 @@ class Network:
             router.ip("addr", "add", f"{family.lan}/{family.length}", "dev", "lan0", *flag)
             router.ip("addr", "add", f"{family.wan}/{family.length}", "dev", "wan0", *flag)
             router.ip(f"-{family.version}", "route", "add", "default", "via", family.gateway)
-            for address, device, host in ((family.host, "lan0", self.source), (family.gateway, "wan0", self.sink)):
+            for address, device, host, kind in ((family.host, "lan0", self.source, lan),
+                                                (family.gateway, "wan0", self.sink, wan)):
+                if kind.is_point_to_point:
+                    continue
                 router.ip("neigh", "add", address, "lladdr", host.mac("eth0"), "dev", device, "nud", "permanent")
         router.sysctl("net.ipv4.ip_forward", 1)
         router.sysctl("net.ipv6.conf.all.forwarding", 1)
@@ -180,7 +196,8 @@ class Network:
             namespace.ip("link", "set", end, "addrgenmode", "none", "up")
         if not kind.make:
             return
-        kind.make(router, port, device)
+        if made := kind.make(router, port, device, host):
+            self._closing.append(made)
         router.ip("link", "set", device, "addrgenmode", "none", "up")
         if kind.bridge is not None:
             # The host never says where it is.
@@ -221,5 +238,7 @@ class Network:
 
     def remove(self):
         """Removes it all."""
+        for closable in self._closing:
+            closable.close()
         for namespace in (self.source, self.router, self.sink):
             namespace.remove()

@@ -40,6 +40,14 @@ static unsigned int redirect(void *priv, struct sk_buff *skb, const struct nf_ho
 	return NF_STOLEN;
 }
 
+/* To a device whose packets have no link-layer header. */
+static unsigned int redirect_bare(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	skb->dev = out;
+	dev_queue_xmit(skb);
+	return NF_STOLEN;
+}
+
 static unsigned int redirect_tagged(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	__vlan_hwaccel_clear_tag(skb);
@@ -68,6 +76,8 @@ static int __init begin(void)
 		hook.dev = in;
 		if (tag >= 0)
 			hook.hook = redirect_tagged;
+		else if (!out->header_ops)
+			hook.hook = redirect_bare;
 		error = nf_register_net_hook(net, &hook);
 	}
 	if (error) {
