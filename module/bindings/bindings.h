@@ -7,6 +7,7 @@
 #define FASTTRACK_BINDINGS_H
 
 #include <linux/etherdevice.h>
+#include <linux/if_arp.h>
 #include <linux/if_vlan.h>
 #include <linux/jiffies.h>
 #include <linux/netdevice.h>

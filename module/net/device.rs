@@ -80,6 +80,16 @@ impl Device {
         self.private_flags() & kinds != 0
     }
 
+    /// Whether it is one of PPP that hands packets on to the device below at once, as PPPoE and PPTP have
+    /// them, not one that has a queue for them.
+    #[inline(always)]
+    pub fn is_direct_ppp(&self) -> bool {
+        // SAFETY: The device is valid.
+        let kind = unsafe { addr_of!((*self.0.get()).type_).read_volatile() };
+        u32::from(kind) == bindings::ARPHRD_PPP
+            && self.private_flags() & bindings::netdev_priv_flags_IFF_NO_QUEUE != 0
+    }
+
     /// The address that packets are sent from, if it is a VLAN that puts tags beside packets, on a device
     /// with headers as Ethernet has them: so that the packets to be sent by it have such headers, too.
     #[cfg(CONFIG_VLAN_8021Q)]

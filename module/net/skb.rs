@@ -487,8 +487,14 @@ impl Skb {
 
     /// Lets the neighbour's own method add the header.
     fn send_without_header(mut self, neighbour: &Neighbour) -> Sent {
+        let device = neighbour.device();
         let skb = self.raw_mut();
-        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = neighbour.device().as_ptr();
+        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
+        // It has neither headers nor neighbours.
+        if device.is_direct_ppp() {
+            return self.send_past_queue(device);
+        }
+        let skb = self.raw_mut();
         // Tunnels look for the IP layer's own fields there.
         skb.cb = [0; 48];
         let skb = self.into_raw();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Packets for a VLAN or a bridge are given to it at once, past its queue."""
+"""Packets for a VLAN, a bridge or a PPPoE session are given to it at once, past its queue."""
 
 import time
 
@@ -8,6 +8,7 @@ from lab import devices
 from lab.kernel import Queued
 from lab.topology import Router
 from lab.traffic import Datagrams
+from test_devices import capture, classifier, discipline, egress_hook
 
 COUNT = 50
 
@@ -16,7 +17,14 @@ KINDS = {
     "vlan": ("wan0p",),
     "bridge": ("wan0p", "wan0q"),
     "bridge_with_vlans": ("wan0p", "wan0q"),
+    "pppoe": ("wan0p",),
 }
+
+
+def needs(kind):
+    """Ends the test where there is no such kind."""
+    if kind == "pppoe" and not devices.has_pppoe():
+        pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
 
 
 @pytest.fixture
@@ -28,6 +36,7 @@ def queued():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_packets_pass_the_queue_of_a_device_that_has_none(queued, kind):
+    needs(kind)
     router = Router(wan=getattr(devices, kind))
     router.control.enable()
     datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
@@ -56,4 +65,26 @@ def test_fast_packets_pass_the_queue_of_a_device_that_has_none(queued, kind):
     time.sleep(0.1)
     upper, lower, sent, _ = queued_in(lambda: datagrams.exchange(COUNT))
     assert min(upper, lower, sent) >= COUNT
+    router.remove()
+
+
+@pytest.mark.parametrize("obstacle", [capture, discipline, classifier, egress_hook], ids=lambda each: each.__name__)
+def test_what_is_put_on_a_session_of_pppoe_sees_fast_packets(obstacle):
+    """As on a VLAN or a bridge, see test_devices."""
+    needs("pppoe")
+    router = Router(wan=devices.pppoe)
+    router.control.enable()
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    seen = obstacle(router)
+    # Rules may have changed.
+    datagrams.exchange(3)
+    time.sleep(0.3)
+    datagrams.exchange(3)
+    already, before = seen(), router.control.stats()
+    datagrams.exchange(COUNT)
+    stats = router.control.stats() - before
+    assert min(stats.packets) >= COUNT * 0.9, (stats.packets, stats.reasons())
+    # A capture begins anew when it has been read.
+    assert seen() - (0 if obstacle is capture else already) == COUNT
     router.remove()

@@ -6,8 +6,6 @@ fasttrack off and with it on, and has to come out the same: how large packets ma
 whom.
 """
 
-import subprocess
-
 import pytest
 from lab import devices
 from lab.devices import NUMBER, link, tunnel
@@ -85,7 +83,7 @@ def make_router(between):
 
 def needs_pppoe():
     """Ends the test where there is none."""
-    if subprocess.run(["modinfo", "pppoe"], capture_output=True, check=False).returncode != 0:
+    if not devices.has_pppoe():
         pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
 
 

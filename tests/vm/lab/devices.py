@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import threading
 
 _CARRIERS = itertools.count(1)
@@ -184,6 +185,11 @@ class PppoeSession:
         """Ends it."""
         for file in self._files:
             os.close(file)
+
+
+def has_pppoe():
+    """Whether the kernel has PPPoE, as that of Debian's flavour amd64 has."""
+    return subprocess.run(["modinfo", "pppoe"], capture_output=True, check=False).returncode == 0
 
 
 def pppoe_over(below):
