@@ -39,13 +39,16 @@ impl Sum {
     }
 
     /// The checksum field `check` of data that changes by `self`: RFC 1624, equation 3,
-    /// HC' = ~(~HC + ~m + m').
+    /// HC' = ~(~HC + ~m + m'). The complement of a sum is the same as a difference: with d = ~m + m',
+    /// ~(~HC + d) = HC - d, where a borrow is taken off once more as a carry would have been added.
     ///
     /// Never turns a field that was not zero into zero unless the new sum is 0xffff, which UDP has
     /// to write as 0xffff: see [`Sum::amend_udp`].
     #[inline(always)]
     pub const fn amend(self, check: u16) -> u16 {
-        !add(!check, self.0)
+        let (difference, borrow) = check.overflowing_sub(self.0);
+        // With a borrow the rest is at least 1.
+        difference.wrapping_sub(borrow as u16)
     }
 
     /// As [`Sum::amend`], for UDP over IPv4: a field of zero means "no checksum" and stays zero; a
@@ -81,11 +84,15 @@ pub fn ipv4_header_is_valid(header: &[u8; 20]) -> bool {
     let (sum, carry) = a.overflowing_add(b);
     let (sum, again) = sum.overflowing_add(u64::from(c).wrapping_add(u64::from(carry)));
     let sum = sum.wrapping_add(u64::from(again));
-    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
-    let half = half.wrapping_add(u32::from(carry));
-    // Added to itself turned by half its length, its upper half is the sum of both, with the carry.
-    half.wrapping_add(half.rotate_left(16)) >> 16 == 0xffff
+    // Folded to 16 bits it would be its remainder modulo 0xffff, but with 0xffff for zero, and that is what a correct
+    // checksum makes of it: 2^16, and so 2^64, leaves a remainder of one. Only where all is zero the sum is, too. So
+    // it has to be a multiple of 0xffff, but not zero. The product with the inverse is how many times it is for
+    // those, and more than it can be for all others.
+    sum.wrapping_mul(INVERSE).wrapping_sub(1) < u64::MAX / 0xffff
 }
+
+/// What 0xffff has to be multiplied with to give one, modulo 2^64.
+const INVERSE: u64 = (u64::MAX / 0xffff).wrapping_neg();
 
 /// The ones' complement sum of two words.
 #[inline(always)]
@@ -134,7 +141,24 @@ mod tests {
         assert!(!ipv4_header_is_valid(&header));
     }
 
+    #[test]
+    fn a_header_of_zeros_is_not_valid() {
+        assert_eq!(INVERSE.wrapping_mul(0xffff), 1);
+        assert!(!ipv4_header_is_valid(&[0; 20]));
+        assert!(ipv4_header_is_valid(&[0xff; 20]));
+    }
+
     proptest! {
+        #[test]
+        fn headers_are_valid_whose_sum_is_zero(mut header in any::<[u8; 20]>(), seal in any::<bool>()) {
+            if seal {
+                header[10..12].fill(0);
+                let sum = reference(&header);
+                header[10..12].copy_from_slice(&sum.to_ne_bytes());
+            }
+            prop_assert_eq!(ipv4_header_is_valid(&header), reference(&header) == 0);
+        }
+
         #[test]
         fn amending_equals_computing_anew(
             mut data in proptest::collection::vec(any::<u8>(), 12..80),
@@ -160,6 +184,11 @@ mod tests {
             let norm = |s: u16| if s == 0xffff { 0 } else { s };
             prop_assert_eq!(norm(wide), norm(expected));
             prop_assert_eq!(norm(halves), norm(expected));
+        }
+
+        #[test]
+        fn amending_is_what_the_rfc_says(delta in any::<u16>(), check in any::<u16>()) {
+            prop_assert_eq!(Sum(delta).amend(check), !Sum(!check).plus(Sum(delta)).0);
         }
 
         #[test]
