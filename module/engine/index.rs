@@ -88,11 +88,19 @@ impl Default for Writer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// The buckets of an index. Their number does not change.
+pub trait Memory {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The bucket with a number, which is taken modulo [`Memory::count`] if that is a power of two.
+    fn bucket(&self, number: usize) -> &Bucket;
+}
+
 /// The index; `B` owns the buckets' memory.
 #[derive(Debug)]
 pub struct Index<B> {
     buckets: B,
-    mask: usize,
 }
 
 /// Buckets for an index of `flows` flows: a power of two, so that the slots are at most half used.
@@ -104,23 +112,20 @@ pub const fn buckets_for(flows: u32) -> usize {
     buckets.next_power_of_two()
 }
 
-impl<B: AsRef<[Bucket]>> Index<B> {
+impl<B: Memory> Index<B> {
     /// An index over `buckets`, all of which are empty. `None` unless their number is a power of two
     /// and at least two.
     pub fn new(buckets: B) -> Option<Self> {
-        let len = buckets.as_ref().len();
+        let len = buckets.count();
         if len < 2 || !len.is_power_of_two() {
             return None;
         }
-        Some(Self {
-            buckets,
-            mask: len - 1,
-        })
+        Some(Self { buckets })
     }
 
     /// Number of buckets.
     pub fn len(&self) -> usize {
-        self.buckets.as_ref().len()
+        self.buckets.count()
     }
 
     /// Never: an index has at least two buckets. (Not: "holds no flow".)
@@ -135,12 +140,12 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         hash: Hash,
         mut matches: impl FnMut(Reference) -> Option<R>,
     ) -> Option<R> {
-        let first = self.first(hash);
-        let found = self.find_in(first, hash, &mut matches);
+        let home = first(hash);
+        let found = self.find_in(home, hash, &mut matches);
         if found.is_some() {
             return found;
         }
-        self.find_in(self.other(first, hash), hash, &mut matches)
+        self.find_in(other(home, hash), hash, &mut matches)
     }
 
     /// Adds `reference` under `hash`. `hash_of` gives the hash that a resident was added under.
@@ -156,12 +161,12 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         mut hash_of: impl FnMut(Reference) -> Hash,
     ) -> Result<(), Full> {
         let word = word(hash, reference);
-        let first = self.first(hash);
-        let second = self.other(first, hash);
+        let home = first(hash);
+        let second = other(home, hash);
         let slot = self
-            .empty_slot(first)
+            .empty_slot(home)
             .or_else(|| self.empty_slot(second))
-            .or_else(|| self.make_room(first, &mut hash_of))
+            .or_else(|| self.make_room(home, &mut hash_of))
             .or_else(|| self.make_room(second, &mut hash_of))
             .ok_or(Full)?;
         // Release: whoever finds the reference also sees the flow as it was when it was added.
@@ -173,8 +178,8 @@ impl<B: AsRef<[Bucket]>> Index<B> {
     /// Takes out `reference`, which was added under `hash`. Gives whether it was there.
     pub fn remove(&self, writer: &mut Writer, hash: Hash, reference: Reference) -> bool {
         let word = word(hash, reference);
-        let first = self.first(hash);
-        for at in [first, self.other(first, hash)] {
+        let home = first(hash);
+        for at in [home, other(home, hash)] {
             for slot in self.slots(at) {
                 if slot.load(Relaxed) == word {
                     slot.store(0, Release);
@@ -188,7 +193,7 @@ impl<B: AsRef<[Bucket]>> Index<B> {
 
     /// Calls `visit` with every flow in the bucket with number `at`, if there is such a bucket.
     pub fn visit_bucket(&self, at: usize, mut visit: impl FnMut(Reference)) {
-        if at > self.mask {
+        if at >= self.len() {
             return;
         }
         for slot in self.slots(at) {
@@ -206,8 +211,7 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         matches: &mut impl FnMut(Reference) -> Option<R>,
     ) -> Option<R> {
         let tag = tag(hash);
-        let bucket = self.buckets.as_ref().get(at)?;
-        for slot in &bucket.slots {
+        for slot in self.slots(at) {
             let word = slot.load(Acquire);
             if word >> REFERENCE_BITS == tag {
                 if let Some(reference) = Reference::new(word & REFERENCE_MASK) {
@@ -221,25 +225,9 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         None
     }
 
-    /// The bucket that a flow is looked for in first.
     #[inline(always)]
-    fn first(&self, hash: Hash) -> usize {
-        hash.0 as usize & self.mask
-    }
-
-    /// The other bucket of a flow with this hash that can be in bucket `at`. Never `at` itself, since
-    /// the step is odd; and from there it leads back.
-    #[inline(always)]
-    fn other(&self, at: usize, hash: Hash) -> usize {
-        at ^ ((hash.0 >> 26) as usize | 1) & self.mask
-    }
-
-    #[inline(always)]
-    fn slots(&self, at: usize) -> &[AtomicU64] {
-        match self.buckets.as_ref().get(at) {
-            Some(bucket) => &bucket.slots,
-            None => &[],
-        }
+    fn slots(&self, at: usize) -> &[AtomicU64; WAYS] {
+        &self.buckets.bucket(at).slots
     }
 
     fn empty_slot(&self, at: usize) -> Option<&AtomicU64> {
@@ -255,13 +243,26 @@ impl<B: AsRef<[Bucket]>> Index<B> {
         for slot in self.slots(at) {
             let word = slot.load(Relaxed);
             let resident = Reference::new(word & REFERENCE_MASK)?;
-            if let Some(refuge) = self.empty_slot(self.other(at, hash_of(resident))) {
+            if let Some(refuge) = self.empty_slot(other(at, hash_of(resident))) {
                 refuge.store(word, Release);
                 return Some(slot);
             }
         }
         None
     }
+}
+
+/// The bucket that a flow is looked for in first; as all numbers of buckets here, modulo how many there are.
+#[inline(always)]
+const fn first(hash: Hash) -> usize {
+    hash.0 as usize
+}
+
+/// The other bucket of a flow with this hash that can be in bucket `at`. Never `at` itself, since
+/// the step is odd; and from there it leads back.
+#[inline(always)]
+const fn other(at: usize, hash: Hash) -> usize {
+    at ^ ((hash.0 >> 26) as usize | 1)
 }
 
 #[inline(always)]
@@ -283,6 +284,16 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
     use std::vec::Vec;
+
+    impl Memory for Vec<Bucket> {
+        fn count(&self) -> usize {
+            self.len()
+        }
+
+        fn bucket(&self, number: usize) -> &Bucket {
+            &self[number & (self.len() - 1)]
+        }
+    }
 
     fn index(buckets: usize) -> Index<Vec<Bucket>> {
         Index::new((0..buckets).map(|_| Bucket::default()).collect::<Vec<_>>()).unwrap()
@@ -431,11 +442,11 @@ mod tests {
         };
         let wanted = if cfg!(miri) { 20 } else { 64 };
         for version in 0..2 {
-            let buckets = index(64);
+            let count = index(64).len();
             let place = |n: u64| {
                 let hash = alike(&guessed, n)[version];
-                let first = buckets.first(hash);
-                (first, buckets.other(first, hash))
+                let at = first(hash);
+                (at % count, other(at, hash) % count)
             };
             let keys: Vec<u64> = (0..).filter(|n| place(*n) == (5, 8)).take(wanted).collect();
             assert_eq!(stored(&guessed, &keys, version), 2 * WAYS);

@@ -21,6 +21,7 @@ use crate::bindings;
 use crate::engine::index;
 use crate::engine::index::Bucket;
 use crate::engine::index::Index;
+use crate::engine::index::Memory;
 use crate::engine::index::Reference;
 use crate::engine::index::Writer;
 use crate::engine::key::Hash;
@@ -92,12 +93,48 @@ struct Active {
 pub struct Prepared(KBox<Active>);
 
 /// The memory of the buckets.
-struct Buckets(KVVec<Bucket>);
+///
+/// # Invariants
+///
+/// `first` is the first of the buckets, which neither move nor change in number; there is at least one, and if
+/// their number is a power of two, `mask` is one less than that; else it is zero.
+struct Buckets {
+    first: NonNull<Bucket>,
+    mask: usize,
+    memory: KVVec<Bucket>,
+}
 
-impl AsRef<[Bucket]> for Buckets {
+// SAFETY: The pointer is to what is owned.
+unsafe impl Send for Buckets {}
+// SAFETY: As above.
+unsafe impl Sync for Buckets {}
+
+impl Buckets {
+    /// `None` if there are none.
+    fn new(memory: KVVec<Bucket>) -> Option<Self> {
+        let first = NonNull::from(memory.first()?);
+        let mask = match memory.len() {
+            len if len.is_power_of_two() => len.wrapping_sub(1),
+            _ => 0,
+        };
+        // INVARIANT: The vector's memory stays where it is when the vector is moved.
+        Some(Self {
+            first,
+            mask,
+            memory,
+        })
+    }
+}
+
+impl Memory for Buckets {
+    fn count(&self) -> usize {
+        self.memory.len()
+    }
+
     #[inline(always)]
-    fn as_ref(&self) -> &[Bucket] {
-        &self.0
+    fn bucket(&self, number: usize) -> &Bucket {
+        // SAFETY: By the invariant the masked number is that of a bucket.
+        unsafe { self.first.add(number & self.mask).as_ref() }
     }
 }
 
@@ -144,7 +181,7 @@ impl<T: Entry> Table<T> {
         for _ in 0..count {
             buckets.push(Bucket::default(), GFP_KERNEL_ACCOUNT)?;
         }
-        let index = Index::new(Buckets(buckets)).ok_or(EINVAL)?;
+        let index = Buckets::new(buckets).and_then(Index::new).ok_or(EINVAL)?;
         // SAFETY: Gives random numbers.
         let random = || unsafe { bindings::ft_random() };
         let active = KBox::new(

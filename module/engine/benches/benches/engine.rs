@@ -10,7 +10,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion};
-use fasttrack_engine::index::{buckets_for, Bucket, Index, Reference, Writer};
+use fasttrack_engine::index::{buckets_for, Bucket, Index, Memory, Reference, Writer};
 use fasttrack_engine::ip::{Ip, Pair, V4, V6};
 use fasttrack_engine::key::{Device, Hash, Hasher, Key, SECRETS};
 use fasttrack_engine::packet::Packet;
@@ -81,9 +81,22 @@ fn hash(criterion: &mut Criterion) {
 #[repr(align(64))]
 struct Flow(Key);
 
+/// The memory of an index, a power of two of buckets.
+struct Buckets(Vec<Bucket>);
+
+impl Memory for Buckets {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn bucket(&self, number: usize) -> &Bucket {
+        &self.0[number & (self.0.len() - 1)]
+    }
+}
+
 /// As many flows as were asked for, and as many keys that are not among them.
 struct Flows {
-    index: Index<Vec<Bucket>>,
+    index: Index<Buckets>,
     residents: Vec<Flow>,
     strangers: Vec<Key>,
     hasher: Hasher,
@@ -93,8 +106,8 @@ impl Flows {
     fn new(count: u32) -> Self {
         let hasher = hasher();
         let key_of = |flow| key(&hasher, &read::<V4>(&ipv4(flow)));
-        let index = Index::new((0..buckets_for(count)).map(|_| Bucket::default()).collect());
-        let index: Index<Vec<Bucket>> = index.expect("a power of two");
+        let buckets = (0..buckets_for(count)).map(|_| Bucket::default()).collect();
+        let index = Index::new(Buckets(buckets)).expect("a power of two");
         let flows: Vec<_> = (0..count).map(|flow| Flow(key_of(flow))).collect();
         let mut writer = Writer::new();
         for (at, flow) in flows.iter().enumerate() {
