@@ -32,9 +32,7 @@ impl Stats {
     /// A packet took the fast path.
     #[inline(always)]
     pub fn fast(&self, direction: Direction, bytes: u32) {
-        let at = direction as usize * 2;
-        self.0.add(at, 1);
-        self.0.add(at.wrapping_add(1), u64::from(bytes));
+        self.0.add_one_and(direction as usize * 2, u64::from(bytes));
     }
 
     /// A packet that could have taken it did not.

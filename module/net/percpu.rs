@@ -39,11 +39,22 @@ impl<const N: usize> Counters<N> {
         if at >= N {
             return;
         }
-        // SAFETY: `at` lies within the allocation. The pointer is an offset into every CPU's area, not
-        // an address: it must not be read through.
-        let counter = unsafe { self.0.as_ptr().add(at) };
         // SAFETY: The counter is a word of a per-CPU allocation that `self` keeps.
-        unsafe { this_cpu_add(counter, value) };
+        unsafe { this_cpu_add::<0>(self.0.as_ptr(), at.wrapping_mul(WORD), value) };
+    }
+
+    /// Counts one more on counter `at`, and `value` more on the one behind it, if there are such counters.
+    #[inline(always)]
+    pub fn add_one_and(&self, at: usize, value: u64) {
+        if at.saturating_add(1) >= N {
+            return;
+        }
+        let offset = at.wrapping_mul(WORD);
+        // SAFETY: The counters are words of a per-CPU allocation that `self` keeps.
+        unsafe {
+            this_cpu_increment(self.0.as_ptr(), offset);
+            this_cpu_add::<WORD>(self.0.as_ptr(), offset, value);
+        }
     }
 
     /// The sum of counter `at` over all CPUs; 0 if there is no such counter.
@@ -63,36 +74,73 @@ impl<const N: usize> Drop for Counters<N> {
     }
 }
 
-/// Adds to a word of a per-CPU allocation.
+/// Bytes from one counter to the next.
+const WORD: usize = size_of::<u64>();
+
+/// Adds to a word of a per-CPU allocation, `offset` and `MORE` bytes behind `counters`.
 ///
 /// # Safety
 ///
-/// `counter` has to point into a live per-CPU allocation.
+/// That has to be in a live per-CPU allocation. The pointer is an offset into every CPU's area, not an address: it
+/// must not be read through.
 #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
 #[inline(always)]
-unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
+unsafe fn this_cpu_add<const MORE: usize>(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: On x86-64 a per-CPU pointer is an offset from the base in GS, and one instruction can't
     // be split by an interrupt; this is what `this_cpu_add` of arch/x86/include/asm/percpu.h does.
     unsafe {
         core::arch::asm!(
-            "add qword ptr gs:[{counter}], {value}",
-            counter = in(reg) counter,
+            "add qword ptr gs:[{counters} + {offset} + {more}], {value}",
+            counters = in(reg) counters,
+            offset = in(reg) offset,
+            more = const MORE,
             value = in(reg) value,
             options(nostack),
         );
     }
 }
 
-/// Adds to a word of a per-CPU allocation.
+/// Adds to a word of a per-CPU allocation, `offset` and `MORE` bytes behind `counters`.
 ///
 /// # Safety
 ///
-/// `counter` has to point into a live per-CPU allocation.
+/// As above.
 #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
 #[inline(always)]
-unsafe fn this_cpu_add(counter: *mut u64, value: u64) {
+unsafe fn this_cpu_add<const MORE: usize>(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: As required of the caller.
-    unsafe { bindings::ft_this_cpu_add(counter, value) };
+    unsafe { bindings::ft_this_cpu_add(counters.byte_add(offset).byte_add(MORE), value) };
+}
+
+/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`.
+///
+/// # Safety
+///
+/// As for [`this_cpu_add`].
+#[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
+#[inline(always)]
+unsafe fn this_cpu_increment(counters: *mut u64, offset: usize) {
+    // SAFETY: As in `this_cpu_add`.
+    unsafe {
+        core::arch::asm!(
+            "inc qword ptr gs:[{counters} + {offset}]",
+            counters = in(reg) counters,
+            offset = in(reg) offset,
+            options(nostack),
+        );
+    }
+}
+
+/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`.
+///
+/// # Safety
+///
+/// As for [`this_cpu_add`].
+#[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
+#[inline(always)]
+unsafe fn this_cpu_increment(counters: *mut u64, offset: usize) {
+    // SAFETY: As required of the caller.
+    unsafe { this_cpu_add::<0>(counters, offset, 1) };
 }
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
