@@ -79,9 +79,9 @@ pub struct Instance {
 /// What is read for every packet.
 #[repr(C, align(64))]
 pub struct Settings {
-    epoch: AtomicU32,
     /// The generation of the nf_tables rules that the epoch began with, or a later one.
-    rules: AtomicU32,
+    rules: AtomicU64,
+    epoch: AtomicU32,
     /// When rules last began an epoch.
     ruled: AtomicU32,
     interval: AtomicU32,
@@ -95,8 +95,8 @@ pub struct Settings {
 impl Settings {
     fn new(config: &Config) -> Self {
         let settings = Self {
+            rules: AtomicU64::new(0),
             epoch: AtomicU32::new(Epoch::FIRST.number()),
-            rules: AtomicU32::new(0),
             ruled: AtomicU32::new(0),
             interval: AtomicU32::new(0),
             exclusion: AtomicU64::new(0),
@@ -141,7 +141,7 @@ impl Settings {
     /// such as those with a set that is filled with every name that is resolved: there it must not be
     /// every packet that meets new rules.
     #[cold]
-    fn rules_changed(&self, rules: u32, now: Tick) {
+    fn rules_changed(&self, rules: u64, now: Tick) {
         // Not `since`: the last time may be longer ago than ticks can be compared.
         if now.0.wrapping_sub(self.ruled.load(Relaxed)) < Self::RULES_PAUSE {
             return;

@@ -5,6 +5,7 @@
 /// Which connections stay slow: those whose conntrack mark, masked, equals the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exclusion {
+    /// If the mask is zero, so that nothing is excluded, a bit outside of it: no mark equals that.
     value: u32,
     mask: u32,
 }
@@ -27,13 +28,14 @@ impl Exclusion {
         if value & !mask != 0 {
             return Err(Invalid::MarkOutsideMask);
         }
+        let value = if mask == 0 { 1 } else { value };
         Ok(Self { value, mask })
     }
 
     /// Whether a connection with this conntrack mark stays slow.
     #[inline]
     pub const fn covers(self, mark: u32) -> bool {
-        mark & self.mask == self.value && self.mask != 0
+        mark & self.mask == self.value
     }
 
     /// Both in one word, so that they can be changed together.
@@ -52,7 +54,7 @@ impl Exclusion {
 
     /// The value.
     pub const fn value(self) -> u32 {
-        self.value
+        self.value & self.mask
     }
 
     /// The mask.
@@ -169,8 +171,11 @@ mod tests {
     #[test]
     fn an_empty_mask_excludes_nothing() {
         let exclusion = Exclusion::new(0, 0).unwrap();
-        assert!(!exclusion.covers(0));
-        assert!(!exclusion.covers(u32::MAX));
+        for mark in [0, 1, u32::MAX] {
+            assert!(!exclusion.covers(mark));
+            assert!(!Exclusion::unpack(exclusion.pack()).covers(mark));
+        }
+        assert_eq!((exclusion.value(), exclusion.mask()), (0, 0));
     }
 
     #[test]

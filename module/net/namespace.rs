@@ -4,17 +4,15 @@
 
 use core::ffi::c_uint;
 use core::marker::PhantomData;
+#[cfg(CONFIG_NF_TABLES)]
+use core::mem::offset_of;
 use core::pin::Pin;
 use core::ptr;
 use core::ptr::addr_of;
-#[cfg(CONFIG_NF_TABLES)]
-use core::ptr::addr_of_mut;
 use core::ptr::NonNull;
+#[cfg(CONFIG_NF_TABLES)]
+use core::sync::atomic::fence;
 use core::sync::atomic::AtomicPtr;
-#[cfg(CONFIG_NF_TABLES)]
-use core::sync::atomic::AtomicU32;
-#[cfg(CONFIG_NF_TABLES)]
-use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering;
 
 use kernel::error::to_result;
@@ -110,25 +108,32 @@ impl<'a> Net<'a> {
     /// effect, and for a moment before that.
     #[cfg(CONFIG_NF_TABLES)]
     #[inline(always)]
-    pub fn rules_generation(self) -> u32 {
-        // SAFETY: The namespace is valid. `nf_tables_commit` writes both whole, the number before the
-        // rules are switched over, and what they are switched with after that.
-        let (number, cursor) = unsafe {
-            let rules = addr_of_mut!((*self.0.as_ptr()).nft);
-            (
-                AtomicU32::from_ptr(addr_of_mut!((*rules).base_seq)),
-                AtomicU8::from_ptr(addr_of_mut!((*rules).gencursor)),
-            )
+    pub fn rules_generation(self) -> u64 {
+        // Whether they are an aligned word together with padding, which nobody writes.
+        const ONE_WORD: bool = offset_of!(bindings::net, nft) % align_of::<u64>() == 0
+            && size_of::<bindings::netns_nftables>() == size_of::<u64>()
+            && offset_of!(bindings::netns_nftables, base_seq) == 0;
+        // SAFETY: The namespace is valid. `nf_tables_commit` writes the number before the rules are switched
+        // over, and the cursor that they are switched with after that.
+        let generation = unsafe {
+            let rules = addr_of!((*self.0.as_ptr()).nft);
+            if ONE_WORD {
+                rules.cast::<u64>().read_volatile()
+            } else {
+                let cursor = u64::from(addr_of!((*rules).gencursor).read_volatile());
+                fence(Ordering::Acquire);
+                cursor << 32 | u64::from(addr_of!((*rules).base_seq).read_volatile())
+            }
         };
-        // Acquire: what a packet meets after this is no older than that.
-        let cursor = u32::from(cursor.load(Ordering::Acquire));
-        number.load(Ordering::Acquire) << 1 | cursor & 1
+        // What a packet meets after this is no older than that.
+        fence(Ordering::Acquire);
+        generation
     }
 
     /// There are no such rules.
     #[cfg(not(CONFIG_NF_TABLES))]
     #[inline(always)]
-    pub const fn rules_generation(self) -> u32 {
+    pub const fn rules_generation(self) -> u64 {
         0
     }
 
