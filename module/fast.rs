@@ -9,7 +9,6 @@ use crate::engine::ip::V6;
 use crate::engine::packet::Packet;
 use crate::engine::packet::Reading;
 use crate::engine::reason::SlowReason;
-use crate::engine::tick::Tick;
 use crate::engine::transport;
 use crate::engine::transport::Protocol;
 use crate::engine::transport::Segment;
@@ -19,11 +18,14 @@ use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::net::conntrack::Tuple;
 use crate::net::hook::Ingress;
+use crate::net::hook::Verdict;
 use crate::net::neighbour::Neighbour;
+use crate::net::neighbour::NextHop;
 use crate::net::percpu;
 use crate::net::rcu::Read;
-use crate::net::skb::Sent;
+use crate::net::skb::Look;
 use crate::net::skb::Skb;
+use crate::net::skb::Writable;
 use crate::net::time;
 use crate::port::Port;
 use crate::track;
@@ -31,31 +33,58 @@ use crate::track;
 use core::sync::atomic::Ordering::Relaxed;
 
 impl Ingress for Port {
-    #[inline]
-    fn arrives(&self, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> {
+    #[inline(always)]
+    fn arrives(&self, read: Read<'_>, skb: Skb) -> Verdict {
         match skb.family() {
             Some(Family::V4) => take::<V4>(self, read, skb),
             Some(Family::V6) => take::<V6>(self, read, skb),
-            None => Err(skb),
+            None => skb.into(),
         }
     }
 }
 
 /// What happens to a packet of either version of IP.
+///
+/// It is the same for all, but compiled three times. Twice for usual packets, as nearly all are, of each of the two
+/// protocols that most are of: nothing has to be called for them but to send them. What turns out to be otherwise goes
+/// to the third.
 #[inline(never)]
-fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> {
-    match I::read(skb.linear()) {
-        Reading::Packet(packet) => go(port, read, &packet, skb),
-        Reading::NotCarried => {
-            not_carried::<I>(port, read, &skb);
-            Err(skb)
-        }
-        Reading::InPieces => take_in_pieces::<I>(port, read, skb),
-        Reading::BadHeader => {
-            port.instance.stats.slow(SlowReason::BadHeader);
-            Err(skb)
-        }
+fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
+    const UDP: Option<u8> = Some(Protocol::Udp.number());
+    const TCP: Option<u8> = Some(Protocol::Tcp.number());
+    if !skb.is_ordinary() {
+        return take_any::<I>(port, read, skb);
     }
+    match I::number(skb.linear()) {
+        UDP => read_and_go::<I, true>(port, read, skb),
+        TCP => read_and_go::<I, true>(port, read, skb),
+        _ => take_any::<I>(port, read, skb),
+    }
+}
+
+/// What happens to a packet, usual or not.
+#[inline(never)]
+fn take_any<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
+    read_and_go::<I, false>(port, read, skb)
+}
+
+/// What happens to a packet, when its headers have been read.
+#[inline(always)]
+fn read_and_go<I: Carried, const USUAL: bool>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
+    match I::read(skb.linear()) {
+        Reading::Packet(packet) => go::<I, USUAL>(port, read, packet, skb),
+        Reading::NotCarried => not_carried::<I>(port, read, skb),
+        Reading::InPieces => take_in_pieces::<I>(port, read, skb),
+        Reading::BadHeader => bad_header(port, skb),
+    }
+}
+
+/// Counts a packet without a header that the IP layer would accept.
+#[cold]
+#[inline(never)]
+fn bad_header(port: &Port, skb: Skb) -> Verdict {
+    port.instance.stats.slow(SlowReason::BadHeader);
+    skb.into()
 }
 
 /// What happens to a packet that is left to the IP layer without a look for its flow: if it is a TCP segment
@@ -63,70 +92,198 @@ fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Result<Sent, Skb> 
 /// it.
 #[cold]
 #[inline(never)]
-fn not_carried<I: Carried>(port: &Port, read: Read<'_>, skb: &Skb) {
-    if !skb.is_for_us() {
-        return;
-    }
-    let Some((addresses, ports)) = I::read_uncarried_tcp(|offset| skb.bytes(offset)) else {
-        return;
-    };
-    let tuple = Tuple { addresses, ports };
+fn not_carried<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
     let instance = &port.instance;
-    if let Some(flow) = instance.find::<I>(read, tuple, Protocol::Tcp, port.device) {
-        track::catch_up(instance, read, flow);
+    let segment = match skb.is_for_us() {
+        true => I::read_uncarried_tcp(|offset| skb.bytes(offset)),
+        false => None,
+    };
+    if let Some((addresses, ports)) = segment {
+        let tuple = Tuple { addresses, ports };
+        if let Some(flow) = instance.find::<I>(read, tuple, Protocol::Tcp, port.device) {
+            track::catch_up(instance, read, flow);
+        }
     }
+    skb.into()
 }
 
 /// What happens to a packet whose headers are not in one piece: they are brought into one.
 #[cold]
 #[inline(never)]
-fn take_in_pieces<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Result<Sent, Skb> {
+fn take_in_pieces<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Verdict {
     // Whatever is shorter is no TCP segment.
     let len = skb.size().min(I::READ as u32);
     if !skb.is_peculiar() && skb.pull(len) {
-        if let Reading::Packet(packet) = I::read(skb.linear()) {
-            return go(port, read, &packet, skb);
+        if let Reading::Packet(_) = I::read(skb.linear()) {
+            return take_any::<I>(port, read, skb);
         }
     }
-    not_carried::<I>(port, read, &skb);
-    Err(skb)
+    not_carried::<I>(port, read, skb)
+}
+
+/// What is known of a packet that may take the fast path.
+struct Fit<'a> {
+    /// Means something if it is TCP.
+    segment: Segment,
+    /// Where it goes; none if IPsec transforms are on its way.
+    next_hop: Option<NextHop<'a>>,
+}
+
+/// Why a packet is not forwarded, by code that is compiled for usual ones or for all.
+enum Refusal {
+    /// The slow path has it.
+    Slow(SlowReason),
+    /// It, or its flow, is not as usual. Nothing has been decided.
+    Unusual,
+}
+
+impl From<SlowReason> for Refusal {
+    #[inline(always)]
+    fn from(reason: SlowReason) -> Self {
+        Self::Slow(reason)
+    }
 }
 
 /// What happens to a packet that may belong to a flow.
 #[inline(always)]
-fn go<I: Carried>(
+fn go<I: Carried, const USUAL: bool>(
     port: &Port,
     read: Read<'_>,
-    packet: &Packet<I>,
+    packet: Packet<I>,
     mut skb: Skb,
-) -> Result<Sent, Skb> {
+) -> Verdict {
     let instance = &port.instance;
     let tuple = Tuple {
         addresses: packet.addresses,
         ports: packet.ports,
     };
-    let Some(flow) = instance.find::<I>(read, tuple, packet.protocol, port.device) else {
-        return Err(skb);
+    let Some(flow) = instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) else {
+        return skb.into();
     };
-    let now = time::now();
-    flow.see(now);
-    match admit(port, flow, packet, &mut skb, now) {
-        Ok(segment) => forward(port, flow, packet, segment, skb),
-        Err(reason) => Err(stay_slow(instance, read, flow, packet, skb, reason)),
+    // Read once more, rather than kept meanwhile.
+    let Some(packet) = I::reread(skb.linear(), packet.protocol) else {
+        return skb.into();
+    };
+    // Of two flows with the same key, should that ever happen, only one is fast.
+    if !I::arrives(flow, packet.addresses) {
+        return skb.into();
+    }
+    match admit::<I, USUAL>(port, flow, &packet, &mut skb) {
+        Ok(fit) if USUAL => forward_in_place(port, read, flow, &packet, fit, skb),
+        Ok(fit) => forward(port, flow, &packet, fit, skb),
+        Err(Refusal::Slow(reason)) => {
+            stay_slow::<I>(instance, read, flow, packet.dscp(), skb, reason)
+        }
+        Err(Refusal::Unusual) => take_any::<I>(port, read, skb),
     }
 }
 
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
-/// is still what it was, and the memo holds. Gives its segment, which means something if it is TCP.
+/// is still what it was, and the memo holds.
 #[inline(always)]
-fn admit<I: Carried>(
+fn admit<'a, I: Carried, const USUAL: bool>(
     port: &Port,
-    flow: &Flow,
+    flow: &'a Flow,
     packet: &Packet<I>,
     skb: &mut Skb,
-    now: Tick,
-) -> Result<Segment, SlowReason> {
+) -> Result<Fit<'a>, Refusal> {
     let instance = &port.instance;
+    if USUAL {
+        // The packet is an ordinary one.
+        if flow.secpath.is_some() {
+            return Err(Refusal::Unusual);
+        }
+    } else {
+        look_closer(flow, skb.look())?;
+    }
+    let linear = skb.linear();
+    packet.check(linear, skb.size())?;
+
+    let connection = &flow.connection;
+    if connection.is_dying() {
+        return Err(SlowReason::ConntrackGone.into());
+    }
+    if instance.settings.exclusion().covers(connection.mark()) {
+        return Err(SlowReason::Marked.into());
+    }
+    let segment = match packet.protocol {
+        Protocol::Tcp => {
+            let segment = Segment::read(packet, linear)?;
+            if !connection.tcp_is_established() {
+                return Err(SlowReason::TcpState.into());
+            }
+            segment
+        }
+        Protocol::Udp => {
+            transport::check_udp(packet, linear)?;
+            Segment::default()
+        }
+        Protocol::Sctp => {
+            let tag = transport::check_sctp::<I>(packet.total_len, linear)?;
+            if !connection.sctp_is_established(flow.direction, tag) {
+                return Err(SlowReason::SctpControl.into());
+            }
+            Segment::default()
+        }
+        _ => Segment::default(),
+    };
+    // Link-layer padding is no part of the packet.
+    if USUAL && !skb.trim_in_place(packet.total_len) {
+        return Err(Refusal::Unusual);
+    }
+    if !USUAL && skb.trim(packet.total_len).is_err() {
+        return Err(SlowReason::NoMemory.into());
+    }
+
+    let now = time::now();
+    let epoch = match instance.unchanged_epoch() {
+        Some(epoch) => epoch,
+        None if USUAL => return Err(Refusal::Unusual),
+        None => instance.epoch(now),
+    };
+    match flow.validity.check(epoch, now) {
+        Check::Confirmed => {}
+        Check::Due => return Err(SlowReason::Sampled.into()),
+        Check::Outdated => return Err(SlowReason::Revalidating.into()),
+        Check::Unconfirmed => return Err(SlowReason::Learning.into()),
+    }
+    // Only now: a memo that does not hold knows less than conntrack of how far the connection got.
+    if matches!(packet.protocol, Protocol::Tcp) && !flow.window.admits(segment) {
+        return Err(SlowReason::TcpFlags.into());
+    }
+    if packet.dscp() != flow.amendment().dscp_in() {
+        return Err(SlowReason::Dscp.into());
+    }
+    if !I::is_forwarded(instance.net, port.index) {
+        return Err(SlowReason::StaleRoute.into());
+    }
+    let next_hop = flow.neighbour.as_ref().map(Neighbour::next_hop);
+    match next_hop {
+        Some(next_hop) => {
+            check_route::<I>(instance, flow, next_hop)?;
+            let mtus = (flow.mtu.load(Relaxed), next_hop.device().mtu());
+            if USUAL && (skb.size() > mtus.0 || skb.size() > mtus.1) {
+                return Err(Refusal::Unusual);
+            }
+            if !USUAL && skb.exceeds::<I>(mtus.0.min(mtus.1)) {
+                return Err(SlowReason::Mtu.into());
+            }
+        }
+        None if USUAL => return Err(Refusal::Unusual),
+        None => match bundle_mtu::<I>(instance, flow) {
+            0 => return Err(SlowReason::StaleRoute.into()),
+            mtu if skb.exceeds::<I>(mtu) => return Err(SlowReason::Mtu.into()),
+            _ => {}
+        },
+    }
+    Ok(Fit { segment, next_hop })
+}
+
+/// What it is about a packet that is not ordinary, or belongs to a flow whose packets are not, and whether it may be
+/// forwarded all the same.
+#[cold]
+#[inline(never)]
+fn look_closer(flow: &Flow, skb: Look<'_>) -> Result<(), SlowReason> {
     if !skb.is_for_us() {
         return Err(SlowReason::OtherHost);
     }
@@ -135,7 +292,7 @@ fn admit<I: Carried>(
     // with if they changed.
     let arrives_as_learned = match &flow.secpath {
         None => !skb.has_secpath(),
-        Some(secpath) => secpath.is_of(skb),
+        Some(secpath) => secpath.is_of(&skb),
     };
     if !arrives_as_learned {
         return Err(SlowReason::SecpathMismatch);
@@ -146,144 +303,129 @@ fn admit<I: Carried>(
     if skb.is_peculiar() {
         return Err(SlowReason::Unsupported);
     }
-    packet.check(skb.linear(), skb.size())?;
-
-    let connection = &flow.connection;
-    if connection.is_dying() {
-        return Err(SlowReason::ConntrackGone);
-    }
-    if instance.settings.exclusion().covers(connection.mark()) {
-        return Err(SlowReason::Marked);
-    }
-    let segment = match packet.protocol {
-        Protocol::Tcp => {
-            let segment = Segment::read(packet, skb.linear())?;
-            if !connection.tcp_is_established() {
-                return Err(SlowReason::TcpState);
-            }
-            segment
-        }
-        Protocol::Udp => {
-            transport::check_udp(packet, skb.linear())?;
-            Segment::default()
-        }
-        Protocol::Sctp => {
-            let tag = transport::check_sctp(packet, skb.linear())?;
-            if !connection.sctp_is_established(flow.direction, tag) {
-                return Err(SlowReason::SctpControl);
-            }
-            Segment::default()
-        }
-        _ => Segment::default(),
-    };
-
-    match flow.validity.check(instance.epoch(now), now) {
-        Check::Confirmed => {}
-        Check::Due => return Err(SlowReason::Sampled),
-        Check::Outdated => return Err(SlowReason::Revalidating),
-        Check::Unconfirmed => return Err(SlowReason::Learning),
-    }
-    // Only now: a memo that does not hold knows less than conntrack of how far the connection got.
-    if matches!(packet.protocol, Protocol::Tcp) && !flow.window.admits(segment) {
-        return Err(SlowReason::TcpFlags);
-    }
-    if packet.dscp() != flow.dscp_in.load(Relaxed) {
-        return Err(SlowReason::Dscp);
-    }
-    let mtu = match &flow.neighbour {
-        Some(neighbour) => plain_mtu::<I>(instance, flow, neighbour)?,
-        None => bundle_mtu::<I>(instance, flow)?,
-    };
-    if !I::is_forwarded(instance.net, port.index) {
-        return Err(SlowReason::StaleRoute);
-    }
-    // Link-layer padding is no part of the packet.
-    if skb.trim(packet.total_len).is_err() {
-        return Err(SlowReason::NoMemory);
-    }
-    if skb.exceeds::<I>(mtu) {
-        return Err(SlowReason::Mtu);
-    }
-    Ok(segment)
+    Ok(())
 }
 
-/// The largest packet that a flow's next hop takes, if it is still to be reached as before.
+/// Whether a flow's next hop is still to be reached as before.
 #[inline(always)]
-fn plain_mtu<I: Carried>(
+fn check_route<I: Carried>(
     instance: &Instance,
     flow: &Flow,
-    neighbour: &Neighbour,
-) -> Result<u32, SlowReason> {
+    next_hop: NextHop<'_>,
+) -> Result<(), SlowReason> {
     if !flow.route.is_in_use() || !flow.is_routed_in(I::routes(instance.net)) {
         return Err(SlowReason::StaleRoute);
     }
-    if !neighbour.is_valid() {
+    if !next_hop.is_valid() {
         return Err(SlowReason::NoNeighbour);
     }
-    Ok(flow.mtu.load(Relaxed).min(neighbour.device().mtu()))
+    Ok(())
 }
 
-/// The largest packet that a flow's IPsec transforms take, if they are still what they were. It changes
+/// The largest packet that a flow's IPsec transforms take; 0 if they are not what they were any more. It changes
 /// with the route of what they make of it, so it is asked for every time.
 #[inline(never)]
-fn bundle_mtu<I: Carried>(instance: &Instance, flow: &Flow) -> Result<u32, SlowReason> {
+fn bundle_mtu<I: Carried>(instance: &Instance, flow: &Flow) -> u32 {
     match flow.is_routed_in(flow.routes::<I>(instance.net)) && flow.route.is_usable() {
-        true => Ok(flow.route.mtu(I::FAMILY)),
-        false => Err(SlowReason::StaleRoute),
+        true => flow.route.mtu(I::FAMILY),
+        false => 0,
     }
 }
 
-/// Does with the packet what the slow path does with the packets of its flow.
+/// Does with a usual packet what the slow path does with the packets of its flow.
+#[inline(always)]
+fn forward_in_place<I: Carried>(
+    port: &Port,
+    read: Read<'_>,
+    flow: &Flow,
+    packet: &Packet<I>,
+    fit: Fit<'_>,
+    skb: Skb,
+) -> Verdict {
+    let headers = I::HEADER + packet.protocol.header_len();
+    match (skb.writable_in_place(headers as u32), fit.next_hop) {
+        (Ok(skb), Some(next_hop)) => match rewrite(port, flow, packet, fit.segment, skb) {
+            Ok(skb) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
+            Err(skb) => no_memory(&port.instance, skb),
+        },
+        (Ok(skb), None) => take_any::<I>(port, read, skb.into()),
+        (Err(skb), _) => take_any::<I>(port, read, skb),
+    }
+}
+
+/// Does with any packet what the slow path does with the packets of its flow.
 #[inline(always)]
 fn forward<I: Carried>(
     port: &Port,
     flow: &Flow,
     packet: &Packet<I>,
-    segment: Segment,
-    mut skb: Skb,
-) -> Result<Sent, Skb> {
+    fit: Fit<'_>,
+    skb: Skb,
+) -> Verdict {
     let instance = &port.instance;
+    let headers = I::HEADER + packet.protocol.header_len();
+    let rewritten = skb
+        .writable(headers as u32)
+        .and_then(|skb| rewrite(port, flow, packet, fit.segment, skb));
+    match (rewritten, fit.next_hop) {
+        (Ok(skb), Some(next_hop)) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
+        (Ok(skb), None) => {
+            let sent = skb.transform::<I>(instance.net, flow.stamp(), &flow.route, port.index);
+            sent.into()
+        }
+        (Err(skb), _) => no_memory(instance, skb),
+    }
+}
+
+/// Rewrites a packet, and counts it. Gives it back as it was if that can't be done.
+#[inline(always)]
+fn rewrite<I: Carried, const BARE: bool>(
+    port: &Port,
+    flow: &Flow,
+    packet: &Packet<I>,
+    segment: Segment,
+    mut skb: Writable<BARE>,
+) -> Result<Writable<BARE>, Skb> {
     let checksum = skb.checksum();
-    let bytes = skb.size();
-    let dscp = flow.dscp_out.load(Relaxed);
-    let addresses = I::leaving(flow, packet.addresses);
-    let rewritten = match skb.writable(I::READ as u32) {
-        Ok(linear) => flow
-            .translation
-            .apply(packet, addresses, dscp, checksum, linear),
-        Err(_) => false,
-    };
-    if !rewritten {
-        // Nothing has been changed, so the slow path can have it.
-        instance.stats.slow(SlowReason::NoMemory);
-        return Err(skb);
+    let (addresses, amendment) = (I::leaving(flow), flow.amendment());
+    let translation = &flow.translation;
+    if !translation.apply(packet, addresses, amendment, checksum, skb.head()) {
+        return Err(skb.into());
     }
     if matches!(packet.protocol, Protocol::Tcp) {
         flow.window.advance(segment, flow.scale);
     }
+    let bytes = packet.total_len;
     flow.count(percpu::this_cpu(), bytes);
     if flow.is_counted {
         flow.connection.count(flow.direction, bytes);
     }
-    instance.stats.fast(flow.direction, bytes);
-    Ok(match &flow.neighbour {
-        Some(neighbour) => skb.send::<I>(flow.stamp(), &flow.route, neighbour),
-        None => skb.transform::<I>(instance.net, flow.stamp(), &flow.route, port.index),
-    })
+    port.instance.stats.fast(flow.direction, bytes);
+    Ok(skb)
+}
+
+/// Sends a packet on to the slow path that there is no memory for to rewrite.
+#[cold]
+#[inline(never)]
+fn no_memory(instance: &Instance, skb: Skb) -> Verdict {
+    instance.stats.slow(SlowReason::NoMemory);
+    skb.into()
 }
 
 /// Sends a packet of a flow on to the slow path: counted, and so that conntrack understands it and the
 /// learning side recognises it.
 #[cold]
+#[inline(never)]
 fn stay_slow<I: Carried>(
     instance: &Instance,
     read: Read<'_>,
     flow: &Flow,
-    packet: &Packet<I>,
+    dscp: u8,
     mut skb: Skb,
     reason: SlowReason,
-) -> Skb {
+) -> Verdict {
     instance.stats.slow(reason);
+    flow.see(time::now());
     match reason {
         SlowReason::Learning
         | SlowReason::Sampled
@@ -293,12 +435,12 @@ fn stay_slow<I: Carried>(
         | SlowReason::NoNeighbour => {
             let (epoch, routes) = (instance.settings.epoch(), flow.routes::<I>(instance.net));
             flow.validity
-                .send_probe(skb.identify(), packet.dscp(), epoch, routes);
+                .send_probe(skb.identify(), dscp, epoch, routes);
         }
         _ => {}
     }
     if reason != SlowReason::OtherHost {
         track::catch_up(instance, read, flow);
     }
-    skb
+    skb.into()
 }

@@ -4,7 +4,6 @@
 
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::Ordering::Release;
@@ -16,6 +15,7 @@ use crate::engine::ip::V6;
 use crate::engine::key::Hash;
 use crate::engine::key::Hasher;
 use crate::engine::key::Key;
+use crate::engine::rewrite::Amendment;
 use crate::engine::rewrite::Translation;
 use crate::engine::tick::Tick;
 use crate::engine::transport::Protocol;
@@ -34,7 +34,6 @@ use crate::net::secpath::Secpath;
 use crate::net::skb::Stamp;
 use crate::net::table::Entry;
 use crate::net::table::Link;
-use crate::net::time;
 
 /// A flow.
 ///
@@ -65,20 +64,18 @@ pub struct Flow {
     stamp: AtomicU64,
     /// Whether the memo holds.
     pub validity: Validity,
-    /// DSCP that packets must arrive with.
-    pub dscp_in: AtomicU8,
-    /// DSCP that they leave with.
-    pub dscp_out: AtomicU8,
+    /// The DSCP that packets must arrive with, and what becomes of the rest of their IP header.
+    amendment: AtomicU32,
     /// Which direction of the connection it is.
     pub direction: Direction,
     /// For TCP: the window scale of the sender.
     pub scale: u8,
+    /// Whether conntrack counts its packets and bytes.
+    pub is_counted: bool,
     /// When the last packet came, to within a second.
     seen: AtomicU32,
     /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
     owner: u32,
-    /// Whether conntrack counts its packets and bytes.
-    pub is_counted: bool,
     packets: AtomicU64,
     bytes: AtomicU64,
     /// The IPsec states that have decrypted its packets; none if they arrive in clear.
@@ -136,8 +133,8 @@ pub trait Carried: Ip + Tracked + Routed {
     /// Whether packets of the flow arrive with `addresses`, which is to be asked only if the key is right.
     fn arrives(flow: &Flow, addresses: Self::Addresses) -> bool;
 
-    /// The addresses that packets of the flow leave with which arrive with `addresses`.
-    fn leaving(flow: &Flow, addresses: Self::Addresses) -> Self::Addresses;
+    /// The addresses that packets of the flow leave with, if they are others than they arrive with.
+    fn leaving(flow: &Flow) -> Option<Self::Addresses>;
 }
 
 impl Carried for V4 {
@@ -152,8 +149,9 @@ impl Carried for V4 {
     }
 
     #[inline(always)]
-    fn leaving(flow: &Flow, _addresses: u64) -> u64 {
-        flow.addresses
+    /// To write them down once more is cheaper than to ask.
+    fn leaving(flow: &Flow) -> Option<u64> {
+        Some(flow.addresses)
     }
 }
 
@@ -168,11 +166,11 @@ impl Carried for V6 {
     }
 
     #[inline(always)]
-    fn leaving(flow: &Flow, addresses: Pair) -> Pair {
+    fn leaving(flow: &Flow) -> Option<Pair> {
         if flow.addresses == 0 {
-            return addresses;
+            return None;
         }
-        flow.connection.translated::<Self>(flow.direction).addresses
+        Some(flow.connection.translated::<Self>(flow.direction).addresses)
     }
 }
 
@@ -192,12 +190,11 @@ impl Flow {
         let from = seed.connection.tuple::<I>(seed.direction);
         let to = seed.connection.translated::<I>(seed.direction);
         let (window, scale) = seed.window;
+        let translation =
+            Translation::new::<I>((from.addresses, from.ports), (to.addresses, to.ports));
         Self {
             key: seed.key,
-            translation: Translation::new::<I>(
-                (from.addresses, from.ports),
-                (to.addresses, to.ports),
-            ),
+            translation,
             addresses: I::remembered(from.addresses, to.addresses),
             connection: seed.connection,
             route: seed.route,
@@ -205,8 +202,7 @@ impl Flow {
             neighbour: seed.neighbour,
             stamp: AtomicU64::new(0),
             validity: seed.validity,
-            dscp_in: AtomicU8::new(0),
-            dscp_out: AtomicU8::new(0),
+            amendment: AtomicU32::new(translation.amendment(0, 0).pack()),
             direction: seed.direction,
             scale,
             mtu: AtomicU32::new(0),
@@ -279,13 +275,21 @@ impl Flow {
         self.stamp.store(word, Relaxed);
     }
 
-    /// Notes that a packet came.
+    /// What becomes of the IP header of its packets, besides the addresses.
     #[inline(always)]
+    pub fn amendment(&self) -> Amendment {
+        Amendment::unpack(self.amendment.load(Relaxed))
+    }
+
+    /// Changes the DSCP that packets have to arrive with, and the one that they leave with.
+    pub fn set_dscp(&self, arriving: u8, leaving: u8) {
+        let amendment = self.translation.amendment(arriving, leaving);
+        self.amendment.store(amendment.pack(), Relaxed);
+    }
+
+    /// Notes that a packet came.
     pub fn see(&self, now: Tick) {
-        // Once a second is enough, and does not make the line dirty for every packet.
-        if now.since(Tick(self.seen.load(Relaxed))) >= time::SECOND {
-            self.seen.store(now.0, Relaxed);
-        }
+        self.seen.store(now.0, Relaxed);
     }
 
     /// When the last packet came, to within a second.
@@ -337,10 +341,15 @@ impl Flow {
         self.told.store(count.packets as u32, Relaxed);
     }
 
-    /// Whether packets took the fast path that conntrack has not been told about; from now on it has.
-    pub fn take_news(&self) -> bool {
+    /// Whether packets took the fast path that conntrack has not been told about; from now on it has. Asked once a
+    /// second, and noted as the time of the last packet: that spares each of them to look at the time it has there.
+    pub fn take_news(&self, now: Tick) -> bool {
         let packets = self.counted().packets as u32;
-        self.told.swap(packets, Relaxed) != packets
+        let any = self.told.swap(packets, Relaxed) != packets;
+        if any {
+            self.see(now);
+        }
+        any
     }
 }
 

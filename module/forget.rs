@@ -42,7 +42,7 @@ impl device::Watcher for Watcher {
             let leaves_by_it = flow
                 .neighbour
                 .as_ref()
-                .is_none_or(|neighbour| neighbour.device().index() == index);
+                .is_none_or(|neighbour| neighbour.next_hop().device().index() == index);
             let arrives_by_it = arriving == Some(flow.key.device());
             let may_hold_it = flow.secpath.is_some();
             (leaves_by_it || arrives_by_it || may_hold_it).then_some(GoneReason::Device)

@@ -246,6 +246,23 @@ impl Instance {
         )
     }
 
+    /// The first flow with the key of packets that arrive on `device` with the given addresses and ports. That it is
+    /// theirs is for the caller to find out: see [`Carried::arrives`].
+    #[inline(always)]
+    pub fn find_by_key<'rcu, I: Carried>(
+        &'rcu self,
+        read: Read<'rcu>,
+        tuple: Tuple<I>,
+        protocol: Protocol,
+        device: key::Device,
+    ) -> Option<&'rcu Flow> {
+        self.table.find(
+            read,
+            |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, device),
+            |flow, key| flow.key == key,
+        )
+    }
+
     /// A number that no other flow had or will have.
     pub fn new_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed)
@@ -259,6 +276,13 @@ impl Instance {
             self.settings.rules_changed(rules, now);
         }
         self.settings.epoch()
+    }
+
+    /// The same, if the rules have not changed.
+    #[inline(always)]
+    pub fn unchanged_epoch(&self) -> Option<Epoch> {
+        let is_unchanged = self.net.rules_generation() == self.settings.rules.load(Acquire);
+        is_unchanged.then(|| self.settings.epoch())
     }
 
     /// Takes a flow out of the table, if nobody else does. With one direction of a TCP connection goes

@@ -296,8 +296,7 @@ impl<I: Carried> Seen<'_, I> {
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
             return Ok(());
         }
-        flow.dscp_in.store(dscp, Relaxed);
-        flow.dscp_out.store(self.header.dscp, Relaxed);
+        flow.set_dscp(dscp, self.header.dscp);
         flow.mtu.store(route.mtu(), Relaxed);
         flow.set_stamp(self.packet.stamp());
         let left = self.connection.left();

@@ -102,7 +102,7 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
         message.u32(attribute::IN_IFINDEX, index)?;
     }
     let out_index = match &flow.neighbour {
-        Some(neighbour) => neighbour.device().index(),
+        Some(neighbour) => neighbour.next_hop().device().index(),
         None => flow.route.device_index(),
     };
     message.u32(attribute::OUT_IFINDEX, out_index)?;
@@ -114,8 +114,9 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     message.u32(attribute::CONNTRACK_MARK, flow.connection.mark())?;
     message.u32(attribute::PACKET_MARK, stamp.mark)?;
     message.u32(attribute::PRIORITY, stamp.priority)?;
-    message.u8(attribute::DSCP_IN, flow.dscp_in.load(Relaxed) >> 2)?;
-    message.u8(attribute::DSCP_OUT, flow.dscp_out.load(Relaxed) >> 2)?;
+    let amendment = flow.amendment();
+    message.u8(attribute::DSCP_IN, amendment.dscp_in() >> 2)?;
+    message.u8(attribute::DSCP_OUT, amendment.dscp_out() >> 2)?;
     message.u32(attribute::MTU, flow.mtu.load(Relaxed))?;
     let mut transforms = 0;
     if flow.secpath.is_some() {

@@ -21,6 +21,7 @@ use crate::instance::Instance;
 use crate::net::conntrack::Direction;
 use crate::net::conntrack::Tuple;
 use crate::net::rcu::Read;
+use crate::net::time;
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -31,10 +32,11 @@ pub fn catch_up(instance: &Instance, read: Read<'_>, flow: &Flow) {
         return;
     }
     let other = opposite(instance, read, flow);
+    let now = time::now();
     if let Some(other) = other {
-        other.take_news();
+        other.take_news(now);
     }
-    flow.take_news();
+    flow.take_news(now);
     let own = Some(flow.window.progress());
     let others = other.map(|other| other.window.progress());
     match flow.direction {
@@ -74,7 +76,7 @@ fn opposite_of<'rcu, I: Carried>(
 /// Tells conntrack about the packets that it did not see since the last time, so that the connection
 /// lives as long as it would have otherwise.
 pub fn report(instance: &Instance, read: Read<'_>, flow: &Flow, now: Tick) {
-    if !flow.take_news() {
+    if !flow.take_news(now) {
         return;
     }
     let fresh = if flow.is_tcp() {

@@ -14,6 +14,7 @@ use super::key::Hasher;
 use super::packet::Packet;
 use super::packet::Reading;
 use super::packet::Unread;
+use super::rewrite::Amendment;
 use super::transport;
 use super::transport::Protocol;
 
@@ -41,8 +42,16 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     /// Source and destination address, as they lie in the header.
     type Addresses: Copy + Debug + Eq;
 
+    /// The number of the protocol that a header at the beginning of `linear` names. `None` if there is less in one
+    /// piece than [`Ip::read`] needs.
+    fn number(linear: &[u8]) -> Option<u8>;
+
     /// Reads the packet that begins with `linear`, the part of it that is in one piece.
     fn read(linear: &[u8]) -> Reading<Self>;
+
+    /// Reads once more a packet that [`Ip::read`] has read, of `protocol`; with zero for the ports. Who looks at other
+    /// memory in between need not keep what it read before. `None` if there is less in one piece than it needs.
+    fn reread(linear: &[u8], protocol: Protocol) -> Option<Packet<Self>>;
 
     /// The addresses and ports of a TCP segment that is not carried all the same: because of IP options or
     /// extension headers, or because this is its first fragment. `None` if it is none. `at` gives the eight
@@ -58,16 +67,13 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     /// Sum over addresses, as part of a pseudo header or of a header.
     fn sum(addresses: Self::Addresses) -> Sum;
 
-    /// Rewrites the header of `packet` at the beginning of `linear`: addresses, one hop less, and `dscp`,
-    /// in its place in the traffic class. `delta` is the difference that the addresses make to a sum.
+    /// Rewrites the header at the beginning of `linear` as `amendment` says; addresses, too, if they are others.
     /// Gives what is behind the header, or `None`, having changed nothing, if it is not all there.
-    fn rewrite<'a>(
-        packet: &Packet<Self>,
-        linear: &'a mut [u8],
-        dscp: u8,
-        addresses: Self::Addresses,
-        delta: Sum,
-    ) -> Option<&'a mut [u8]>;
+    fn rewrite(
+        linear: &mut [u8],
+        amendment: Amendment,
+        addresses: Option<Self::Addresses>,
+    ) -> Option<&mut [u8]>;
 }
 
 /// The bits of the type of service, or traffic class, that are the DSCP (RFC 2474).
@@ -79,10 +85,22 @@ pub const BEHIND: usize = 8;
 
 /// The bytes from `at` on, which have to be there: read at once, not one by one.
 #[inline(always)]
-fn field<const N: usize, const LEN: usize>(bytes: &[u8; LEN], at: usize) -> [u8; N] {
+pub(super) fn field<const N: usize, const LEN: usize>(bytes: &[u8; LEN], at: usize) -> [u8; N] {
     match bytes.get(at..).and_then(<[u8]>::first_chunk) {
         Some(field) => *field,
         None => [0; N],
+    }
+}
+
+/// Writes the bytes from `at` on, which have to be there: at once, not one by one.
+#[inline(always)]
+pub(super) fn put<const N: usize, const LEN: usize>(
+    bytes: &mut [u8; LEN],
+    at: usize,
+    value: [u8; N],
+) {
+    if let Some(field) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *field = value;
     }
 }
 
@@ -99,12 +117,19 @@ impl Ip for V4 {
     type Addresses = u64;
 
     #[inline(always)]
+    fn number(linear: &[u8]) -> Option<u8> {
+        let bytes = linear.first_chunk::<{ V4_LEN + BEHIND }>()?;
+        let [number] = field(bytes, 9);
+        Some(number)
+    }
+
+    #[inline(always)]
     fn read(linear: &[u8]) -> Reading<Self> {
         let Some(bytes) = linear.first_chunk::<{ V4_LEN + BEHIND }>() else {
             return v4_short(linear).into();
         };
-        let [version_ihl, tos] = field(bytes, 0);
-        let [hops, number] = field(bytes, 8);
+        let [version_ihl] = field(bytes, 0);
+        let [number] = field(bytes, 9);
         if version_ihl != 0x45 {
             return v4_other_start(version_ihl).into();
         }
@@ -124,13 +149,14 @@ impl Ip for V4 {
             Err(why) => return why.into(),
         };
         Reading::Packet(Packet {
-            addresses: u64::from_ne_bytes(field(bytes, 12)),
             ports,
-            protocol,
-            tos,
-            hops,
-            total_len: u32::from(u16::from_be_bytes(field(bytes, 2))),
+            ..v4_fields(bytes, protocol)
         })
+    }
+
+    #[inline(always)]
+    fn reread(linear: &[u8], protocol: Protocol) -> Option<Packet<Self>> {
+        Some(v4_fields(linear.first_chunk()?, protocol))
     }
 
     fn read_uncarried_tcp(at: impl Fn(usize) -> Option<[u8; 8]>) -> Option<(u64, u32)> {
@@ -165,29 +191,37 @@ impl Ip for V4 {
     }
 
     #[inline(always)]
-    fn rewrite<'a>(
-        packet: &Packet<Self>,
-        linear: &'a mut [u8],
-        dscp: u8,
-        addresses: u64,
-        delta: Sum,
-    ) -> Option<&'a mut [u8]> {
+    fn rewrite(
+        linear: &mut [u8],
+        amendment: Amendment,
+        addresses: Option<u64>,
+    ) -> Option<&mut [u8]> {
         let (header, behind) = linear.split_first_chunk_mut::<V4_LEN>()?;
-        let tos = packet.tos & !DSCP_MASK | dscp;
-        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
-        // what has to be added (RFC 1141).
-        let mut delta = delta.plus(Sum(u16::from_ne_bytes([0xfe, 0xff])));
-        if tos != packet.tos {
-            let old = Sum(u16::from_ne_bytes([0x45, packet.tos]));
-            let new = Sum(u16::from_ne_bytes([0x45, tos]));
-            delta = delta.plus(old.delta_to(new));
+        let [tos] = field(header, 1);
+        let [hops] = field(header, 8);
+        let check = u16::from_ne_bytes(field(header, 10));
+        put(header, 1, [tos ^ amendment.flip()]);
+        put(header, 8, [hops.wrapping_sub(1)]);
+        put(header, 10, amendment.delta().amend(check).to_ne_bytes());
+        if let Some(addresses) = addresses {
+            put(header, 12, addresses.to_ne_bytes());
         }
-        let [_, tos_field, _, _, _, _, _, _, ttl, _, c0, c1, rest @ ..] = header;
-        *tos_field = tos;
-        *ttl = packet.hops.wrapping_sub(1);
-        [*c0, *c1] = delta.amend(u16::from_ne_bytes([*c0, *c1])).to_ne_bytes();
-        *rest = addresses.to_ne_bytes();
         Some(behind)
+    }
+}
+
+/// The fields of a header, without the ports.
+#[inline(always)]
+fn v4_fields(bytes: &[u8; V4_LEN + BEHIND], protocol: Protocol) -> Packet<V4> {
+    let [tos] = field(bytes, 1);
+    let [hops] = field(bytes, 8);
+    Packet {
+        addresses: u64::from_ne_bytes(field(bytes, 12)),
+        ports: 0,
+        protocol,
+        tos,
+        hops,
+        total_len: u32::from(u16::from_be_bytes(field(bytes, 2))),
     }
 }
 
@@ -239,12 +273,19 @@ impl Ip for V6 {
     type Addresses = Pair;
 
     #[inline(always)]
+    fn number(linear: &[u8]) -> Option<u8> {
+        let bytes = linear.first_chunk::<{ V6_LEN + BEHIND }>()?;
+        let [number] = field(bytes, 6);
+        Some(number)
+    }
+
+    #[inline(always)]
     fn read(linear: &[u8]) -> Reading<Self> {
         let Some(bytes) = linear.first_chunk::<{ V6_LEN + BEHIND }>() else {
             return v6_short(linear).into();
         };
-        let [start, class] = field(bytes, 0);
-        let [number, hops] = field(bytes, 6);
+        let [start] = field(bytes, 0);
+        let [number] = field(bytes, 6);
         if start >> 4 != 6 {
             return Reading::BadHeader;
         }
@@ -260,16 +301,15 @@ impl Ip for V6 {
             Ok(ports) => ports,
             Err(why) => return why.into(),
         };
-        let payload_len = u32::from(u16::from_be_bytes(field(bytes, 4)));
-        let word = |at| u64::from_ne_bytes(field(bytes, at));
         Reading::Packet(Packet {
-            addresses: Pair([word(8), word(16), word(24), word(32)]),
             ports,
-            protocol,
-            tos: start << 4 | class >> 4,
-            hops,
-            total_len: payload_len + V6_LEN as u32,
+            ..v6_fields(bytes, protocol)
         })
+    }
+
+    #[inline(always)]
+    fn reread(linear: &[u8], protocol: Protocol) -> Option<Packet<Self>> {
+        Some(v6_fields(linear.first_chunk()?, protocol))
     }
 
     /// Passes over the extension headers that conntrack does (`ipv6_skip_exthdr`).
@@ -321,24 +361,42 @@ impl Ip for V6 {
     }
 
     #[inline(always)]
-    fn rewrite<'a>(
-        packet: &Packet<Self>,
-        linear: &'a mut [u8],
-        dscp: u8,
-        addresses: Pair,
-        _delta: Sum,
-    ) -> Option<&'a mut [u8]> {
+    fn rewrite(
+        linear: &mut [u8],
+        amendment: Amendment,
+        addresses: Option<Pair>,
+    ) -> Option<&mut [u8]> {
         let (header, behind) = linear.split_first_chunk_mut::<V6_LEN>()?;
-        let tos = packet.tos & !DSCP_MASK | dscp;
-        let [start, class, _, _, _, _, _, hops, rest @ ..] = header;
-        // The flow label's upper bits are in the lower half of the second byte.
-        *start = *start & 0xf0 | tos >> 4;
-        *class = tos << 4 | *class & 0x0f;
-        *hops = packet.hops.wrapping_sub(1);
-        if addresses != packet.addresses {
-            v6_write(addresses, rest);
+        // The traffic class is behind the four bits of the version.
+        let flip = (u16::from(amendment.flip()) << 4).to_be();
+        let start = u16::from_ne_bytes(field(header, 0));
+        let [hops] = field(header, 7);
+        put(header, 0, (start ^ flip).to_ne_bytes());
+        put(header, 7, [hops.wrapping_sub(1)]);
+        if let Some(Pair([a, b, c, d])) = addresses {
+            put(header, 8, a.to_ne_bytes());
+            put(header, 16, b.to_ne_bytes());
+            put(header, 24, c.to_ne_bytes());
+            put(header, 32, d.to_ne_bytes());
         }
         Some(behind)
+    }
+}
+
+/// The fields of a header, without the ports.
+#[inline(always)]
+fn v6_fields(bytes: &[u8; V6_LEN + BEHIND], protocol: Protocol) -> Packet<V6> {
+    let [start, class] = field(bytes, 0);
+    let [hops] = field(bytes, 7);
+    let payload_len = u32::from(u16::from_be_bytes(field(bytes, 4)));
+    let word = |at| u64::from_ne_bytes(field(bytes, at));
+    Packet {
+        addresses: Pair([word(8), word(16), word(24), word(32)]),
+        ports: 0,
+        protocol,
+        tos: start << 4 | class >> 4,
+        hops,
+        total_len: payload_len + V6_LEN as u32,
     }
 }
 
@@ -351,21 +409,15 @@ fn v6_short(linear: &[u8]) -> Unread {
     }
 }
 
-/// Writes two IPv6 addresses, one behind the other.
-#[inline(always)]
-fn v6_write(pair: Pair, bytes: &mut [u8; 32]) {
-    for (word, chunk) in pair.0.iter().zip(bytes.chunks_exact_mut(8)) {
-        if let Some(chunk) = chunk.first_chunk_mut() {
-            *chunk = word.to_ne_bytes();
-        }
-    }
-}
-
 impl Pair {
     /// The bytes of both, one behind the other.
     pub fn to_bytes(self) -> [u8; 32] {
         let mut bytes = [0; 32];
-        v6_write(self, &mut bytes);
+        for (word, chunk) in self.0.iter().zip(bytes.chunks_exact_mut(8)) {
+            if let Some(chunk) = chunk.first_chunk_mut() {
+                *chunk = word.to_ne_bytes();
+            }
+        }
         bytes
     }
 }

@@ -96,7 +96,10 @@ impl<I: Ip> Packet<I> {
     #[inline(always)]
     pub fn check(&self, linear: &[u8], frame_len: u32) -> Result<(), SlowReason> {
         let least = I::HEADER as u32 + self.protocol.header_len() as u32;
-        if !I::is_intact(linear) || self.total_len > frame_len || self.total_len < least {
+        if self.total_len > frame_len || self.total_len < least {
+            return Err(SlowReason::BadHeader);
+        }
+        if !I::is_intact(linear) {
             return Err(SlowReason::BadHeader);
         }
         if self.hops <= 1 {
@@ -286,6 +289,26 @@ mod tests {
                 assert_eq!(read, Err(Unread::BadHeader), "{start:#x}");
             }
         }
+    }
+
+    fn reading_again_gives_the_same<I: Ip>() {
+        for bytes in [
+            tcp(I::FAMILY, 9),
+            udp(I::FAMILY, 0),
+            sctp(I::FAMILY, &[(0, 4)]),
+        ] {
+            let packet = Packet::<I>::read(&bytes).unwrap();
+            let again = I::reread(&bytes, packet.protocol).unwrap();
+            assert_eq!(Packet { ports: 0, ..packet }, again);
+        }
+        assert_eq!(I::reread(&[0; 27], Protocol::Udp), None);
+        assert_eq!(I::reread(&[], Protocol::Udp), None);
+    }
+
+    #[test]
+    fn reading_again_gives_the_same_with_either() {
+        reading_again_gives_the_same::<V4>();
+        reading_again_gives_the_same::<V6>();
     }
 
     fn headers_in_pieces_are_asked_for<I: Ip>() {

@@ -3,9 +3,13 @@
 //! Changing a packet as the slow path would: NAT, hops left, DSCP, and the checksums over them.
 
 use super::checksum::Sum;
+use super::ip::field;
+use super::ip::put;
 use super::ip::Ip;
+use super::ip::DSCP_MASK;
 use super::packet::Packet;
 use super::transport::Protocol;
+use super::transport::TCP_LEN;
 use super::transport::UDP_LEN;
 
 /// What the ports of a flow's packets become, and what the whole change does to their checksums: one
@@ -18,6 +22,54 @@ pub struct Translation {
     address_delta: Sum,
     /// Difference that addresses and ports make to the transport checksum.
     full_delta: Sum,
+}
+
+/// What becomes of the IP header of a flow's packets, but for the addresses: one hop less, and another DSCP if
+/// the slow path gives one. It holds for packets that arrive with a certain DSCP, so what it does to the header's
+/// checksum is always the same.
+///
+/// In one word, so that all of it changes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amendment(u32);
+
+impl Amendment {
+    const FLIP_SHIFT: u32 = 8;
+    const DELTA_SHIFT: u32 = 16;
+
+    /// The DSCP that packets have to arrive with, in its place in the type of service.
+    #[inline(always)]
+    pub const fn dscp_in(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The DSCP that they leave with, in its place in the type of service.
+    #[inline(always)]
+    pub const fn dscp_out(self) -> u8 {
+        self.dscp_in() ^ self.flip()
+    }
+
+    /// The bits of the type of service, or traffic class, that change.
+    #[inline(always)]
+    pub const fn flip(self) -> u8 {
+        (self.0 >> Self::FLIP_SHIFT) as u8
+    }
+
+    /// The difference that all changes to an IPv4 header, those of its addresses as well, make to the sum over it.
+    #[inline(always)]
+    pub const fn delta(self) -> Sum {
+        Sum((self.0 >> Self::DELTA_SHIFT) as u16)
+    }
+
+    /// The word.
+    pub const fn pack(self) -> u32 {
+        self.0
+    }
+
+    /// From what [`Amendment::pack`] gave.
+    #[inline(always)]
+    pub const fn unpack(word: u32) -> Self {
+        Self(word)
+    }
 }
 
 /// Who is going to compute the transport checksum.
@@ -42,8 +94,25 @@ impl Translation {
         }
     }
 
-    /// Rewrites the headers of `packet`, which begins with `linear`: `addresses`, ports, one hop less,
-    /// `dscp` (in its place in the type of service), and the checksums.
+    /// What becomes of the rest of the IP header of packets that arrive with one DSCP and leave with another one.
+    /// Both are in their place in the type of service.
+    pub const fn amendment(&self, dscp_in: u8, dscp_out: u8) -> Amendment {
+        let (dscp_in, dscp_out) = (dscp_in & DSCP_MASK, dscp_out & DSCP_MASK);
+        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
+        // what has to be added (RFC 1141).
+        let hop = Sum(u16::from_ne_bytes([0xfe, 0xff]));
+        let old = Sum(u16::from_ne_bytes([0, dscp_in]));
+        let dscp = old.delta_to(Sum(u16::from_ne_bytes([0, dscp_out])));
+        let delta = self.address_delta.plus(hop).plus(dscp);
+        Amendment(
+            dscp_in as u32
+                | ((dscp_in ^ dscp_out) as u32) << Amendment::FLIP_SHIFT
+                | (delta.0 as u32) << Amendment::DELTA_SHIFT,
+        )
+    }
+
+    /// Rewrites the headers of `packet`, which begins with `linear`, and arrived with the DSCP that `amendment` is
+    /// for: `addresses` if they are others, ports, one hop less, DSCP, and the checksums.
     ///
     /// Gives `false`, and changes nothing, if the headers are not all there; [`Packet::read`] has made
     /// sure that they are.
@@ -51,8 +120,8 @@ impl Translation {
     pub fn apply<I: Ip>(
         &self,
         packet: &Packet<I>,
-        addresses: I::Addresses,
-        dscp: u8,
+        addresses: Option<I::Addresses>,
+        amendment: Amendment,
         checksum: Checksum,
         linear: &mut [u8],
     ) -> bool {
@@ -60,34 +129,33 @@ impl Translation {
         if linear.len() < I::HEADER + packet.protocol.header_len() {
             return false;
         }
-        let delta = self.address_delta;
-        let Some(behind) = I::rewrite(packet, linear, dscp, addresses, delta) else {
+        let Some(behind) = I::rewrite(linear, amendment, addresses) else {
             return false;
         };
         match packet.protocol {
             Protocol::Udp => {
-                let Some([p, q, r, s, _, _, c0, c1]) = behind.first_chunk_mut::<UDP_LEN>() else {
+                let Some(header) = behind.first_chunk_mut::<UDP_LEN>() else {
                     return false;
                 };
-                [*p, *q, *r, *s] = self.ports.to_ne_bytes();
-                let old = u16::from_ne_bytes([*c0, *c1]);
+                put(header, 0, self.ports.to_ne_bytes());
+                let old = u16::from_ne_bytes(field(header, UDP_CHECKSUM));
                 let new = match checksum {
                     Checksum::Present => self.full_delta.amend_udp(old),
                     Checksum::LeftToDevice => self.address_delta.amend_partial(old),
                 };
-                [*c0, *c1] = new.to_ne_bytes();
+                put(header, UDP_CHECKSUM, new.to_ne_bytes());
             }
             Protocol::Tcp => {
-                let Some([p, q, r, s, .., c0, c1]) = behind.first_chunk_mut::<TCP_CHECKED>() else {
+                let Some(header) = behind.first_chunk_mut::<TCP_LEN>() else {
                     return false;
                 };
-                [*p, *q, *r, *s] = self.ports.to_ne_bytes();
-                let old = u16::from_ne_bytes([*c0, *c1]);
+                put(header, 0, self.ports.to_ne_bytes());
+                let old = u16::from_ne_bytes(field(header, TCP_CHECKSUM));
                 let new = match checksum {
                     Checksum::Present => self.full_delta.amend(old),
                     Checksum::LeftToDevice => self.address_delta.amend_partial(old),
                 };
-                [*c0, *c1] = new.to_ne_bytes();
+                put(header, TCP_CHECKSUM, new.to_ne_bytes());
             }
             // Ports stay, and no checksum is over the addresses that conntrack would amend.
             _ => {}
@@ -96,12 +164,13 @@ impl Translation {
     }
 }
 
-/// Bytes of a TCP header up to the end of its checksum.
-const TCP_CHECKED: usize = 18;
+/// Where the checksums are in the headers of UDP and TCP.
+const UDP_CHECKSUM: usize = 6;
+const TCP_CHECKSUM: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use super::super::ip::{Family, Ip, Pair, DSCP_MASK, V4, V6};
+    use super::super::ip::{Family, Ip, Pair, V4, V6};
     use super::super::samples::{header_len, packet, sctp, seal, sum, tcp, udp};
     use super::*;
     use proptest::prelude::*;
@@ -164,7 +233,13 @@ mod tests {
     ) -> bool {
         let packet = Packet::<I>::read(original).unwrap();
         let translation = Translation::new::<I>((packet.addresses, packet.ports), to);
-        translation.apply(&packet, to.0, dscp, checksum, bytes)
+        let amendment = translation.amendment(packet.dscp(), dscp);
+        assert_eq!(
+            (amendment.dscp_in(), amendment.dscp_out()),
+            (packet.dscp(), dscp)
+        );
+        let addresses = (to.0 != packet.addresses).then_some(to.0);
+        translation.apply(&packet, addresses, amendment, checksum, bytes)
     }
 
     /// The same, with new addresses as bytes, of which IPv4 takes the first eight.

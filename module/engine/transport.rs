@@ -219,19 +219,19 @@ const I_DATA: u8 = 64;
 /// Chunks that are looked at in one packet, and bytes of it. What has more is rare.
 const MOST_CHUNKS: usize = 16;
 
-/// Checks that an SCTP packet carries nothing but data and acknowledgements. Gives its verification tag, as
+/// Checks that an SCTP packet of `total_len` bytes, from the IP header on, carries nothing but data and acknowledgements. Gives its verification tag, as
 /// it lies in the header.
 ///
 /// # Errors
 ///
 /// [`SlowReason::SctpControl`]: conntrack has to see it.
 #[inline(never)]
-pub fn check_sctp<I: Ip>(packet: &Packet<I>, linear: &[u8]) -> Result<u32, SlowReason> {
+pub fn check_sctp<I: Ip>(total_len: u32, linear: &[u8]) -> Result<u32, SlowReason> {
     let Some(bytes) = behind::<I, SCTP_LEN>(linear) else {
         return Err(SlowReason::BadHeader);
     };
     let [_, _, _, _, t0, t1, t2, t3, ..] = *bytes;
-    let end = packet.total_len as usize;
+    let end = total_len as usize;
     let mut at = I::HEADER + SCTP_LEN;
     for _ in 0..MOST_CHUNKS {
         let chunk = linear.get(at..).and_then(<[u8]>::first_chunk::<CHUNK_LEN>);
@@ -336,7 +336,7 @@ mod tests {
             let pass = |chunks: &[(u8, usize)]| {
                 let bytes = sctp(I::FAMILY, chunks);
                 let packet = Packet::<I>::read(&bytes).unwrap();
-                check_sctp(&packet, &bytes)
+                check_sctp::<I>(packet.total_len, &bytes)
             };
             let tag = Ok(u32::from_ne_bytes([1, 2, 3, 4]));
             assert_eq!(pass(&[(0, 20)]), tag);
@@ -354,7 +354,7 @@ mod tests {
                 let mut bytes = sctp(I::FAMILY, &[(0, 20)]);
                 bytes[I::HEADER + 14..I::HEADER + 16].copy_from_slice(&len.to_be_bytes());
                 let packet = Packet::<I>::read(&bytes).unwrap();
-                assert_eq!(check_sctp(&packet, &bytes), Err(SlowReason::SctpControl), "{len}");
+                assert_eq!(check_sctp::<I>(packet.total_len, &bytes), Err(SlowReason::SctpControl), "{len}");
             }
         }
     }
@@ -377,13 +377,13 @@ mod tests {
             if let Ok(packet) = Packet::<V4>::read(&bytes) {
                 let _ = Segment::read(&packet, &bytes);
                 let _ = check_udp(&packet, &bytes);
-                let _ = check_sctp(&packet, &bytes);
+                let _ = check_sctp::<V4>(packet.total_len, &bytes);
             }
             if let [start, .., _] = &mut bytes[..] { *start = 0x60; }
             if let Ok(packet) = Packet::<V6>::read(&bytes) {
                 let _ = Segment::read(&packet, &bytes);
                 let _ = check_udp(&packet, &bytes);
-                let _ = check_sctp(&packet, &bytes);
+                let _ = check_sctp::<V6>(packet.total_len, &bytes);
             }
             if bytes.len() >= 20 { seal(&mut bytes); }
         }

@@ -24,11 +24,26 @@ use crate::engine::ip::Family;
 /// Is shown every packet that arrives on a device, before any protocol sees it.
 pub trait Ingress: Send + Sync {
     /// Takes the packet, or gives it back for the stack to go on with.
-    ///
-    /// # Errors
-    ///
-    /// The packet that it does not take.
-    fn arrives(&self, read: Read<'_>, packet: Skb) -> Result<Sent, Skb>;
+    fn arrives(&self, read: Read<'_>, packet: Skb) -> Verdict;
+}
+
+/// What netfilter is told about a packet: made of the packet, or of what shows that it was sent.
+#[must_use]
+pub struct Verdict(u32);
+
+impl From<Sent> for Verdict {
+    #[inline(always)]
+    fn from(_: Sent) -> Self {
+        Self(bindings::NF_STOLEN)
+    }
+}
+
+impl From<Skb> for Verdict {
+    #[inline(always)]
+    fn from(packet: Skb) -> Self {
+        packet.into_raw();
+        Self(bindings::NF_ACCEPT)
+    }
 }
 
 /// Is shown every IP packet that leaves, after routing, the firewall and NAT.
@@ -138,13 +153,7 @@ impl<T: Ingress> Hook<T> {
         // SAFETY: Netfilter passes a valid packet, which is ours until we return a verdict; at ingress
         // its data begins at the network header.
         let packet = unsafe { Skb::from_raw(NonNull::new_unchecked(skb)) };
-        match value.arrives(read, packet) {
-            Ok(Sent { .. }) => bindings::NF_STOLEN,
-            Err(packet) => {
-                packet.into_raw();
-                bindings::NF_ACCEPT
-            }
-        }
+        value.arrives(read, packet).0
     }
 }
 

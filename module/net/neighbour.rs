@@ -28,13 +28,23 @@ unsafe impl Sync for Neighbour {}
 /// `HH_DATA_MOD`.
 pub const CACHED_HEADER: usize = 16;
 
-/// A link-layer header, at the end of [`CACHED_HEADER`] bytes.
+/// Length of the header that is cached for Ethernet and what looks like it. Other ones, which hardly any device
+/// has, are left to the neighbour's own method.
+pub const HEADER: usize = 14;
+
+/// A link-layer header, at the end of [`CACHED_HEADER`] bytes of which the first ones are padding: as words, which
+/// can be read and written whole.
+pub type Header = [u64; CACHED_HEADER / 8];
+
+/// A [`Neighbour`] as a packet sees it, together with the device that leads to it.
+///
+/// # Invariants
+///
+/// The pointer is to a valid neighbour, which someone holds during `'a`.
 #[derive(Clone, Copy)]
-pub struct Header {
-    /// The bytes as words, which can be read and written whole; the first ones are padding.
-    pub words: [u64; CACHED_HEADER / 8],
-    /// How many of the last bytes are the header.
-    pub len: usize,
+pub struct NextHop<'a> {
+    neighbour: NonNull<bindings::neighbour>,
+    device: &'a Device,
 }
 
 impl Neighbour {
@@ -45,17 +55,15 @@ impl Neighbour {
         Self(neighbour)
     }
 
-    pub(super) fn as_ptr(&self) -> *mut bindings::neighbour {
-        self.0.as_ptr()
-    }
-
-    /// Whether packets may be sent to the address that is known. That is so in all states but those in
-    /// which there is none; a stale one is probed by the packets that take the slow path.
+    /// For a packet.
     #[inline(always)]
-    pub fn is_valid(&self) -> bool {
-        // SAFETY: By the invariant. The kernel reads the state without a lock, too.
-        let state = unsafe { addr_of!((*self.0.as_ptr()).nud_state).read_volatile() };
-        u32::from(state) & bindings::NUD_VALID != 0
+    pub fn next_hop(&self) -> NextHop<'_> {
+        // INVARIANT: This holds it, and is borrowed.
+        NextHop {
+            neighbour: self.0,
+            // SAFETY: By the invariant; a neighbour holds a reference to its device all its life.
+            device: unsafe { &*(*self.0.as_ptr()).dev.cast::<Device>() },
+        }
     }
 
     /// Whether it has been taken out of its table, so that it will never change again.
@@ -68,22 +76,37 @@ impl Neighbour {
     pub fn is(&self, other: &Self) -> bool {
         self.0 == other.0
     }
+}
+
+impl<'a> NextHop<'a> {
+    #[inline(always)]
+    pub(super) fn as_ptr(self) -> *mut bindings::neighbour {
+        self.neighbour.as_ptr()
+    }
 
     /// The device that leads to it.
     #[inline(always)]
-    pub fn device(&self) -> &Device {
-        // SAFETY: By the invariant; a neighbour holds a reference to its device all its life.
-        unsafe { &*(*self.0.as_ptr()).dev.cast::<Device>() }
+    pub fn device(self) -> &'a Device {
+        self.device
+    }
+
+    /// Whether packets may be sent to the address that is known. That is so in all states but those in
+    /// which there is none; a stale one is probed by the packets that take the slow path.
+    #[inline(always)]
+    pub fn is_valid(self) -> bool {
+        // SAFETY: By the invariant. The kernel reads the state without a lock, too.
+        let state = unsafe { addr_of!((*self.as_ptr()).nud_state).read_volatile() };
+        u32::from(state) & bindings::NUD_VALID != 0
     }
 
     /// The link-layer header for packets of a version of IP to it, as the kernel caches it. `None` if the
-    /// device has no such header, if it is longer than usual, not known yet, or just changing; and if it is
+    /// device has no such header, if it is not that of Ethernet, not known yet, or just changing; and if it is
     /// one for packets of the other version, whose next hop the neighbour is in the first place.
     #[inline(always)]
-    pub fn header<I: Ip>(&self) -> Option<Header> {
+    pub fn header<I: Ip>(self) -> Option<Header> {
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
         let (sequence, len, data) = unsafe {
-            let cache = addr_of!((*self.0.as_ptr()).hh);
+            let cache = addr_of!((*self.as_ptr()).hh);
             (
                 addr_of!((*cache).hh_lock.seqcount.seqcount.sequence),
                 addr_of!((*cache).hh_len),
@@ -95,34 +118,34 @@ impl Neighbour {
         fence(Ordering::Acquire);
         // SAFETY: As above; the header is in an array of words. A torn read is found out by the sequence and
         // not used.
-        let (len, words) = unsafe {
+        let (len, words, last) = unsafe {
             (
                 len.read_volatile(),
                 [data.read_volatile(), data.add(1).read_volatile()],
+                data.byte_add(CACHED_HEADER - size_of::<u16>())
+                    .cast::<u16>()
+                    .read_volatile(),
             )
         };
         fence(Ordering::Acquire);
         // SAFETY: As above.
         let after = unsafe { sequence.read_volatile() };
-        let len = len as usize;
-        // Whoever finds it just being written has the neighbour make the header, under its lock.
-        let is_whole = before & 1 == 0 && before == after;
-        let [_, last] = words;
-        let [.., e0, e1] = last.to_ne_bytes();
-        let is_usable =
-            len != 0 && len <= CACHED_HEADER && u16::from_be_bytes([e0, e1]) == ethertype::<I>();
-        (is_whole && is_usable).then_some(Header { words, len })
+        // Whoever finds it just being written, when the sequence is odd, has the neighbour make the header, under
+        // its lock.
+        let is_whole = before & !1 == after;
+        let is_usable = len as usize == HEADER && last == ethertype::<I>().to_be();
+        (is_usable && is_whole).then_some(words)
     }
 
     /// The same on a VLAN, for which the kernel caches none: what `neigh_connected_output` (net/core/neighbour.c)
     /// has the device make.
-    pub fn header_on_vlan<I: Ip>(&self) -> Option<Header> {
+    pub fn header_on_vlan<I: Ip>(self) -> Option<Header> {
         let source = self.device().vlan_address()?;
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
         let (sequence, address) = unsafe {
             (
-                addr_of!((*self.0.as_ptr()).ha_lock.seqcount.seqcount.sequence),
-                addr_of!((*self.0.as_ptr()).ha).cast::<u64>(),
+                addr_of!((*self.as_ptr()).ha_lock.seqcount.seqcount.sequence),
+                addr_of!((*self.as_ptr()).ha).cast::<u64>(),
             )
         };
         // SAFETY: A field of a valid neighbour, written whole.
@@ -142,7 +165,7 @@ impl Neighbour {
             u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, e0, e1]),
         ];
         let is_whole = before & 1 == 0 && before == after;
-        is_whole.then_some(Header { words, len: 14 })
+        is_whole.then_some(words)
     }
 }
 

@@ -2,7 +2,9 @@
 
 //! Socket buffers: packets.
 
+use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::ops::Deref;
 use core::ptr::addr_of;
 use core::ptr::addr_of_mut;
 use core::ptr::NonNull;
@@ -14,8 +16,9 @@ use super::conntrack::Direction;
 use super::device::Device;
 use super::namespace::Net;
 use super::neighbour::Header;
-use super::neighbour::Neighbour;
+use super::neighbour::NextHop;
 use super::neighbour::CACHED_HEADER;
+use super::neighbour::HEADER;
 use super::route::PacketRoute;
 use super::route::Route;
 use crate::bindings;
@@ -31,6 +34,22 @@ use crate::engine::validity::PacketId;
 /// The pointer is to a valid `sk_buff` that nobody else frees, with at least `len - data_len` bytes
 /// from `data` on.
 pub struct Skb(NonNull<bindings::sk_buff>);
+
+/// A borrowed [`Skb`].
+///
+/// # Invariants
+///
+/// The packet is there for `'a`.
+pub struct Look<'a>(ManuallyDrop<Skb>, PhantomData<&'a Skb>);
+
+impl Deref for Look<'_> {
+    type Target = Skb;
+
+    #[inline(always)]
+    fn deref(&self) -> &Skb {
+        &self.0
+    }
+}
 
 /// Shows that a packet was handed on to be sent.
 #[must_use]
@@ -106,6 +125,14 @@ impl Skb {
         PacketId(number)
     }
 
+    /// A reference to it that is its pointer, for code that is not inlined: so the packet itself can stay in a
+    /// register.
+    #[inline(always)]
+    pub fn look(&self) -> Look<'_> {
+        // INVARIANT: It is not freed, because it is not given away while it is borrowed.
+        Look(ManuallyDrop::new(Self(self.0)), PhantomData)
+    }
+
     /// Its version of IP, if it is an IP packet without a VLAN tag beside it.
     #[inline(always)]
     pub fn family(&self) -> Option<Family> {
@@ -115,7 +142,8 @@ impl Skb {
         if vlan != 0 {
             return None;
         }
-        match u16::from_be(headers.protocol) {
+        // As it lies in memory.
+        match headers.protocol {
             ETH_P_IP => Some(Family::V4),
             ETH_P_IPV6 => Some(Family::V6),
             _ => None,
@@ -146,27 +174,57 @@ impl Skb {
     /// a large receive that must not be forwarded.
     #[inline(always)]
     pub fn is_peculiar(&self) -> bool {
+        self.flags() & Self::flags_of(Self::set_peculiar) != 0 || self.is_peculiar_otherwise()
+    }
+
+    #[inline(always)]
+    fn is_peculiar_otherwise(&self) -> bool {
         let skb = self.raw();
-        skb.users.refs.counter != 1
-            || skb._nfct != 0
-            || self.headers().redirected() != 0
-            || self.is_forwarded_by_hardware()
-            || (skb.data_len != 0 && self.is_lro())
+        skb.users.refs.counter != 1 || skb._nfct != 0 || (skb.data_len != 0 && self.is_lro())
     }
 
-    /// Whether a switch has forwarded it already and shows it to the host as well: the IP layer forwards
-    /// no such packet again.
-    #[cfg(CONFIG_NET_SWITCHDEV)]
+    /// Whether there is nothing at all that speaks against forwarding it, as it is with most packets: it is for us,
+    /// neither decrypted nor marked nor peculiar, and in one piece.
     #[inline(always)]
-    fn is_forwarded_by_hardware(&self) -> bool {
-        self.headers().offload_l3_fwd_mark() != 0
+    pub fn is_ordinary(&self) -> bool {
+        let any_for_others = |flags: &mut Headers| {
+            flags.set_pkt_type(!PACKET_HOST & 7);
+            Self::set_peculiar(flags);
+        };
+        self.flags() & Self::flags_of(any_for_others) == 0
+            && !self.has_secpath()
+            && !self.has_mark()
+            && self.raw().data_len == 0
+            && !self.is_peculiar_otherwise()
     }
 
-    /// There are no such switches.
-    #[cfg(not(CONFIG_NET_SWITCHDEV))]
+    /// Sets the flags of which each makes a packet peculiar: that a packet classifier has sent it here, or that a
+    /// switch has forwarded it already and shows it to the host as well; the IP layer forwards no such packet again.
     #[inline(always)]
-    const fn is_forwarded_by_hardware(&self) -> bool {
-        false
+    fn set_peculiar(flags: &mut Headers) {
+        flags.set_redirected(1);
+        #[cfg(CONFIG_NET_SWITCHDEV)]
+        flags.set_offload_l3_fwd_mark(1);
+    }
+
+    /// The word that begins with the flags: the two groups of bit fields at the beginning of [`Headers`].
+    #[inline(always)]
+    fn flags(&self) -> u64 {
+        // SAFETY: The fields are longer than a word, and plain data.
+        unsafe {
+            core::ptr::from_ref(self.headers())
+                .cast::<u64>()
+                .read_unaligned()
+        }
+    }
+
+    /// The bits of [`Skb::flags`] that `set` sets, which the compiler computes.
+    #[inline(always)]
+    fn flags_of(set: impl FnOnce(&mut Headers)) -> u64 {
+        let mut headers = Headers::default();
+        set(&mut headers);
+        // SAFETY: As for `flags`; it is all zero but for what has been set.
+        unsafe { addr_of!(headers).cast::<u64>().read_unaligned() }
     }
 
     /// Whether a device has merged segments without saying how to split them again
@@ -194,7 +252,10 @@ impl Skb {
         let skb = self.raw();
         let len = skb.len.wrapping_sub(skb.data_len) as usize;
         // SAFETY: By the invariant; whoever shares the data does not write it either.
-        unsafe { core::slice::from_raw_parts(skb.data, len) }
+        unsafe {
+            core::hint::assert_unchecked(!skb.data.is_null());
+            core::slice::from_raw_parts(skb.data, len)
+        }
     }
 
     /// The bytes from `offset` on, counted from the network header, wherever they lie. `None` if they are not
@@ -224,18 +285,27 @@ impl Skb {
     /// Whether it is too large for `mtu`, segment by segment if it is made of several.
     #[inline(always)]
     pub fn exceeds<I: Ip>(&mut self, mtu: u32) -> bool {
-        self.size() > mtu && self.exceeds_by_segment::<I>(mtu)
+        // SAFETY: By the invariant, and not shared with anybody just now.
+        self.size() > mtu && unsafe { Self::exceeds_by_segment::<I>(self.0, mtu) }
     }
 
+    /// By its pointer, so that the packet can stay in a register otherwise.
+    ///
+    /// # Safety
+    ///
+    /// The packet has to be ours.
     #[cold]
-    fn exceeds_by_segment<I: Ip>(&mut self, mtu: u32) -> bool {
+    #[inline(never)]
+    unsafe fn exceeds_by_segment<I: Ip>(skb: NonNull<bindings::sk_buff>, mtu: u32) -> bool {
+        // SAFETY: As required of the caller, which keeps it.
+        let mut this = ManuallyDrop::new(unsafe { Self::from_raw(skb) });
         // SAFETY: Every packet has its shared info behind its linear data.
-        if unsafe { (*self.shared_info()).gso_size } == 0 {
+        if unsafe { (*this.shared_info()).gso_size } == 0 {
             return true;
         }
-        self.set_transport_header::<I>();
+        this.set_transport_header::<I>();
         // SAFETY: By the invariant; the headers have been looked at, so they are in one piece.
-        !unsafe { bindings::skb_gso_validate_network_len(self.0.as_ptr(), mtu) }
+        !unsafe { bindings::skb_gso_validate_network_len(skb.as_ptr(), mtu) }
     }
 
     /// Notes where the transport header is: behind an IP header without options.
@@ -245,14 +315,41 @@ impl Skb {
         headers.transport_header = headers.network_header.wrapping_add(I::HEADER as u16);
     }
 
+    /// Whether this is what is known of its checksums.
+    #[inline(always)]
+    fn is_summed(&self, state: u32) -> bool {
+        let mask = Self::flags_of(|flags| flags.set_ip_summed(3));
+        let wanted = Self::flags_of(|flags| flags.set_ip_summed(state as u8));
+        self.flags() & mask == wanted
+    }
+
     /// Who computes the transport checksum.
     #[inline(always)]
     pub fn checksum(&self) -> Checksum {
-        if u32::from(self.headers().ip_summed()) == bindings::CHECKSUM_PARTIAL {
+        if self.is_summed(bindings::CHECKSUM_PARTIAL) {
             Checksum::LeftToDevice
         } else {
             Checksum::Present
         }
+    }
+
+    /// As [`Skb::trim`], without a call; `false` if it takes one. Nothing has been done then.
+    #[inline(always)]
+    pub fn trim_in_place(&mut self, len: u32) -> bool {
+        if self.size() == len {
+            return true;
+        }
+        // With either of these there is more to be done, or to be asked for (`pskb_trim_rcsum_slow`).
+        let is_summed = self.is_summed(bindings::CHECKSUM_COMPLETE)
+            || self.is_summed(bindings::CHECKSUM_PARTIAL);
+        let skb = self.raw_mut();
+        if skb.data_len != 0 || skb.len < len || is_summed || skb.cloned() != 0 {
+            return false;
+        }
+        // As `__skb_set_length` does.
+        skb.tail = skb.tail.wrapping_sub(skb.len.wrapping_sub(len));
+        skb.len = len;
+        true
     }
 
     /// Cuts off what is behind `len` bytes: padding. The packet is at least that long.
@@ -265,11 +362,6 @@ impl Skb {
         if self.size() == len {
             return Ok(());
         }
-        self.cut(len)
-    }
-
-    #[cold]
-    fn cut(&mut self, len: u32) -> Result<(), NoMemory> {
         // SAFETY: By the invariant.
         match unsafe { bindings::ft_pskb_trim_rcsum(self.0.as_ptr(), len) } {
             0 => Ok(()),
@@ -284,62 +376,56 @@ impl Skb {
         (skb.data as usize).wrapping_sub(skb.head as usize)
     }
 
-    /// Gives its first `len` bytes to write to, or as many as are in one piece, and makes sure that there is
-    /// room for a link-layer header before them.
+    /// Makes sure that nobody else has its first `len` bytes, and that there is room for a link-layer header before
+    /// them.
     ///
     /// # Errors
     ///
-    /// If there is no memory for a copy. The packet is as it was.
+    /// The packet as it was, if it has not that many bytes in one piece, or there is no memory for a copy.
     #[inline(always)]
-    pub fn writable(&mut self, len: u32) -> Result<&mut [u8], NoMemory> {
-        let skb = self.raw();
-        if skb.cloned() != 0 || self.headroom() < CACHED_HEADER {
-            self.copy_for_writing(len)?;
-        }
-        let skb = self.raw_mut();
-        let linear = skb.len.wrapping_sub(skb.data_len).min(len) as usize;
-        // SAFETY: By the invariant; and nobody else has this part of the data any more.
-        Ok(unsafe { core::slice::from_raw_parts_mut(skb.data, linear) })
-    }
-
-    #[cold]
-    fn copy_for_writing(&mut self, len: u32) -> Result<(), NoMemory> {
+    pub fn writable(self, len: u32) -> Result<Writable, Self> {
         // No more than is in one piece: see `pull`.
         let skb = self.raw();
-        let len = len.min(skb.len.wrapping_sub(skb.data_len));
-        // SAFETY: By the invariant.
-        let copied =
-            unsafe { bindings::ft_skb_cow_head_and_data(self.0.as_ptr(), LINK_HEADROOM, len) };
-        match copied {
-            0 => Ok(()),
-            _ => Err(NoMemory),
+        if skb.len.wrapping_sub(skb.data_len) < len {
+            return Err(self);
         }
+        if skb.cloned() != 0 || self.headroom() < CACHED_HEADER {
+            // SAFETY: By the invariant.
+            let copied =
+                unsafe { bindings::ft_skb_cow_head_and_data(self.0.as_ptr(), LINK_HEADROOM, len) };
+            if copied != 0 {
+                return Err(self);
+            }
+        }
+        // INVARIANT: If it is a clone it has been copied, and so has one without room.
+        Ok(Writable { skb: self, len })
     }
 
-    /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
-    /// devices that ask for it.
+    /// As [`Skb::writable`], without a call, for a packet that comes without a socket or route.
+    ///
+    /// # Errors
+    ///
+    /// The packet as it was, if it has one, or takes a copy.
     #[inline(always)]
-    pub fn send<I: Ip>(mut self, stamp: Stamp, route: &Route, neighbour: &Neighbour) -> Sent {
-        self.become_outgoing::<I>(stamp, route);
-        match neighbour.header::<I>() {
-            Some(header) if self.headroom() >= CACHED_HEADER => {
-                self.send_with(header, neighbour.device())
-            }
-            _ => self.send_without_cache::<I>(neighbour),
+    pub fn writable_in_place(self, len: u32) -> Result<Writable<true>, Self> {
+        let skb = self.raw();
+        if !self.is_bare()
+            || skb.cloned() != 0
+            || self.headroom() < CACHED_HEADER
+            || skb.len.wrapping_sub(skb.data_len) < len
+        {
+            return Err(self);
         }
+        // INVARIANT: As has been looked at.
+        Ok(Writable { skb: self, len })
     }
 
     /// Sends it through the IPsec transforms of a bundle, and what comes out of them to where the bundle
     /// leads, as the IP layer does behind POSTROUTING; `from` is the device that it arrived on. It has to be
     /// one of the bundle's version of IP.
-    pub fn transform<I: Ip>(
-        mut self,
-        net: Net<'_>,
-        stamp: Stamp,
-        bundle: &Route,
-        from: u32,
-    ) -> Sent {
-        self.become_outgoing::<I>(stamp, bundle);
+    #[inline(never)]
+    fn transform<I: Ip>(mut self, net: Net<'_>, stamp: Stamp, bundle: &Route, from: u32) -> Sent {
+        self.become_outgoing::<I, false>(stamp, bundle);
         let skb = self.raw_mut();
         skb.cb = [0; 48];
         let control = addr_of_mut!(skb.cb);
@@ -368,10 +454,9 @@ impl Skb {
     /// Leaves behind what it was on the way in, as `ip_rcv`, `ip_forward` and `ip_output`, or those of
     /// IPv6, have it.
     #[inline(always)]
-    fn become_outgoing<I: Ip>(&mut self, stamp: Stamp, route: &Route) {
+    fn become_outgoing<I: Ip, const BARE: bool>(&mut self, stamp: Stamp, route: &Route) {
         self.set_transport_header::<I>();
-        let summed = u32::from(self.headers().ip_summed());
-        if summed == bindings::CHECKSUM_COMPLETE {
+        if self.is_summed(bindings::CHECKSUM_COMPLETE) {
             // The sum over the whole packet is that of the packet as it arrived.
             self.headers_mut()
                 .set_ip_summed(bindings::CHECKSUM_NONE as u8);
@@ -385,13 +470,12 @@ impl Skb {
         if !has_delivery_time {
             skb.__bindgen_anon_2.tstamp = 0;
         }
-        // SAFETY: A union whose other members are for other layers.
-        let (old_route, destructor) = unsafe {
-            let fields = &skb.__bindgen_anon_3.__bindgen_anon_1;
-            (fields._skb_refdst, fields.destructor)
-        };
-        if old_route != 0 || destructor.is_some() {
-            self.let_go();
+        if !BARE && !self.is_bare() {
+            // SAFETY: By the invariant.
+            unsafe {
+                bindings::ft_skb_orphan(self.0.as_ptr());
+                bindings::ft_skb_dst_drop(self.0.as_ptr());
+            }
         }
         // The route is held by the flow, which is not dropped before the read side has ended; who keeps
         // the packet for longer takes a reference of its own (`skb_dst_force`).
@@ -399,14 +483,12 @@ impl Skb {
         self.raw_mut().__bindgen_anon_3.__bindgen_anon_1._skb_refdst = borrowed;
     }
 
-    /// Gives up the socket and the metadata route that it came with.
-    #[cold]
-    fn let_go(&mut self) {
-        // SAFETY: By the invariant.
-        unsafe {
-            bindings::ft_skb_orphan(self.0.as_ptr());
-            bindings::ft_skb_dst_drop(self.0.as_ptr());
-        }
+    /// Whether it has come without a socket and without a metadata route.
+    #[inline(always)]
+    fn is_bare(&self) -> bool {
+        // SAFETY: A union whose other members are for other layers.
+        let fields = unsafe { &self.raw().__bindgen_anon_3.__bindgen_anon_1 };
+        fields._skb_refdst == 0 && fields.destructor.is_none()
     }
 
     #[inline(always)]
@@ -414,14 +496,11 @@ impl Skb {
         let skb = self.raw_mut();
         // SAFETY: The caller has made sure of the room.
         unsafe {
-            let room = skb
-                .data
-                .sub(CACHED_HEADER)
-                .cast::<[u64; CACHED_HEADER / 8]>();
-            room.write_unaligned(header.words);
-            skb.data = skb.data.sub(header.len);
+            let room = skb.data.sub(CACHED_HEADER).cast::<Header>();
+            room.write_unaligned(header);
+            skb.data = skb.data.sub(HEADER);
         }
-        skb.len = skb.len.wrapping_add(header.len as u32);
+        skb.len = skb.len.wrapping_add(HEADER as u32);
         skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
         if device.hands_on() {
             return self.send_past_queue(device);
@@ -474,19 +553,18 @@ impl Skb {
             && unsafe { (*self.shared_info()).gso_size } == 0
     }
 
-    /// Has the header made, if the device has one.
+    /// Has the header made, if the device has one. There has to be room for a cached one.
     #[cold]
-    fn send_without_cache<I: Ip>(self, neighbour: &Neighbour) -> Sent {
+    #[inline(never)]
+    fn send_without_cache<I: Ip>(self, neighbour: NextHop<'_>) -> Sent {
         match neighbour.header_on_vlan::<I>() {
-            Some(header) if self.headroom() >= CACHED_HEADER => {
-                self.send_with(header, neighbour.device())
-            }
-            _ => self.send_without_header(neighbour),
+            Some(header) => self.send_with(header, neighbour.device()),
+            None => self.send_without_header(neighbour),
         }
     }
 
     /// Lets the neighbour's own method add the header.
-    fn send_without_header(mut self, neighbour: &Neighbour) -> Sent {
+    fn send_without_header(mut self, neighbour: NextHop<'_>) -> Sent {
         let device = neighbour.device();
         let skb = self.raw_mut();
         skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
@@ -501,6 +579,60 @@ impl Skb {
         // SAFETY: The neighbour is valid, and the packet too: its data begins at the network header.
         unsafe { bindings::ft_neigh_output(neighbour.as_ptr(), skb) };
         Sent(())
+    }
+}
+
+/// A packet that may be rewritten and sent.
+///
+/// # Invariants
+///
+/// Its first `len` bytes are in one piece, and nobody else's; before its data there is room for
+/// [`CACHED_HEADER`] bytes. If it is `BARE`, it has come without a socket and without a metadata route.
+pub struct Writable<const BARE: bool = false> {
+    skb: Skb,
+    len: u32,
+}
+
+impl<const BARE: bool> Writable<BARE> {
+    /// Who computes the transport checksum.
+    #[inline(always)]
+    pub fn checksum(&self) -> Checksum {
+        self.skb.checksum()
+    }
+
+    /// Its first bytes.
+    #[inline(always)]
+    pub fn head(&mut self) -> &mut [u8] {
+        let data = self.skb.raw_mut().data;
+        // SAFETY: By the invariant.
+        unsafe {
+            core::hint::assert_unchecked(!data.is_null());
+            core::slice::from_raw_parts_mut(data, self.len as usize)
+        }
+    }
+
+    /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
+    /// devices that ask for it.
+    #[inline(always)]
+    pub fn send<I: Ip>(self, stamp: Stamp, route: &Route, neighbour: NextHop<'_>) -> Sent {
+        let mut skb = self.skb;
+        skb.become_outgoing::<I, BARE>(stamp, route);
+        match neighbour.header::<I>() {
+            Some(header) => skb.send_with(header, neighbour.device()),
+            None => skb.send_without_cache::<I>(neighbour),
+        }
+    }
+
+    /// See [`Skb::transform`].
+    pub fn transform<I: Ip>(self, net: Net<'_>, stamp: Stamp, bundle: &Route, from: u32) -> Sent {
+        self.skb.transform::<I>(net, stamp, bundle, from)
+    }
+}
+
+impl<const BARE: bool> From<Writable<BARE>> for Skb {
+    #[inline(always)]
+    fn from(writable: Writable<BARE>) -> Self {
+        writable.skb
     }
 }
 
@@ -520,8 +652,8 @@ pub struct Stamp {
     pub priority: u32,
 }
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_IP: u16 = 0x0800_u16.to_be();
+const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 const PACKET_HOST: u8 = 0;
 
 /// Room that a copy is made with in front: an Ethernet header with two VLAN tags, and some.
