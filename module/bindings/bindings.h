@@ -77,7 +77,8 @@ struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb);
 struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb);
 void ft_neigh_release(struct neighbour *neigh);
 
-int ft_netdev_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq);
+/* What __dev_queue_xmit does, past everything else, for a device without a queue and a lock. */
+bool ft_xmit_past_queue(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq);
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);
 
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len);

@@ -106,9 +106,16 @@ void ft_neigh_release(struct neighbour *neigh)
 	neigh_release(neigh);
 }
 
-int ft_netdev_start_xmit(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq)
+bool ft_xmit_past_queue(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq)
 {
-	return netdev_start_xmit(skb, dev, txq, false);
+	netdev_tx_t rc;
+
+	if (dev_xmit_recursion())
+		return false;
+	dev_xmit_recursion_inc();
+	rc = netdev_start_xmit(skb, dev, txq, false);
+	dev_xmit_recursion_dec();
+	return dev_xmit_complete(rc);
 }
 
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)

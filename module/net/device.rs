@@ -74,7 +74,7 @@ impl Device {
     /// Whether it is of a kind that does no more with a packet than to hand it on to a device below, at
     /// once: a VLAN or a bridge.
     #[inline(always)]
-    pub fn hands_on(&self) -> bool {
+    pub(super) fn hands_on(&self) -> bool {
         let kinds =
             bindings::netdev_priv_flags_IFF_802_1Q_VLAN | bindings::netdev_priv_flags_IFF_EBRIDGE;
         self.private_flags() & kinds != 0
@@ -88,6 +88,19 @@ impl Device {
         let kind = unsafe { addr_of!((*self.0.get()).type_).read_volatile() };
         u32::from(kind) == bindings::ARPHRD_PPP
             && self.private_flags() & bindings::netdev_priv_flags_IFF_NO_QUEUE != 0
+    }
+
+    /// Whether it wants nothing of a packet's route.
+    #[inline(always)]
+    pub(super) fn wants_no_route(&self) -> bool {
+        self.private_flags() & bindings::netdev_priv_flags_IFF_XMIT_DST_RELEASE != 0
+    }
+
+    /// Whether it sends without a lock, as devices do that are made of nothing but software.
+    #[inline(always)]
+    pub(super) fn is_lockless(&self) -> bool {
+        // SAFETY: The device is valid.
+        unsafe { (*self.0.get()).__bindgen_anon_1.__bindgen_anon_1.lltx() != 0 }
     }
 
     /// The address that packets are sent from, if it is a VLAN that puts tags beside packets, on a device
@@ -141,10 +154,9 @@ impl Device {
         // SAFETY: The device is valid. `__dev_queue_xmit` reads these without a lock, too; what they point
         // to is freed a grace period after it was replaced, and queues live as long as their device.
         unsafe {
-            let is_lockless = (*this).__bindgen_anon_1.__bindgen_anon_1.lltx() != 0;
             let is_up =
                 addr_of!((*this).flags).read_volatile() & bindings::net_device_flags_IFF_UP != 0;
-            if !is_lockless
+            if !self.is_lockless()
                 || !is_up
                 || addr_of!((*this).real_num_tx_queues).read_volatile() != 1
                 || self.has_egress_hooks()

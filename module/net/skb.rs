@@ -502,7 +502,7 @@ impl Skb {
         }
         skb.len = skb.len.wrapping_add(HEADER as u32);
         skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
-        if device.hands_on() {
+        if device.is_lockless() {
             return self.send_past_queue(device);
         }
         // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
@@ -510,17 +510,16 @@ impl Skb {
         Sent(())
     }
 
-    /// Has a device that hands packets on send it, without what the stack does for devices that have
-    /// queues, if there is nothing that it would meet there.
+    /// Has a device without a lock send it, without what the stack does for devices that have queues, if there is
+    /// nothing that it would meet there. The stack's tracepoints on the way are all that is left out.
     ///
     /// What the device itself does is left to it: tags and their priority, where a host is, counters.
     #[inline(never)]
     fn send_past_queue(mut self, device: &Device) -> Sent {
-        let queue = if self.suits_any_device() {
-            device.bare_queue()
-        } else {
-            None
-        };
+        // One that keeps a packet with its route would need a reference to that.
+        let wants = device.wants_no_route() || device.hands_on() || device.is_direct_ppp();
+        let suits = wants && self.suits_any_device();
+        let queue = if suits { device.bare_queue() } else { None };
         let Some(queue) = queue else {
             // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
             unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
@@ -530,27 +529,42 @@ impl Skb {
         let skb = self.raw_mut();
         // There is no other queue.
         skb.queue_mapping = 0;
+        if device.wants_no_route() {
+            // It is borrowed, so there is nothing to be given back.
+            skb.__bindgen_anon_3.__bindgen_anon_1._skb_refdst = 0;
+        }
         self.headers_mut().mac_header = mac_header;
         let skb = self.into_raw();
         // SAFETY: A packet with its link-layer header, on a device that is up and the neighbour holds, and a
         // queue of that device that nobody has stopped. Packets arrive in a read side and with bottom halves
         // off. The device has no lock to be taken for it.
-        let answer = unsafe { bindings::ft_netdev_start_xmit(skb, device.as_ptr(), queue) };
-        if answer == bindings::netdev_tx_NETDEV_TX_BUSY {
-            // SAFETY: It has not been taken, so it is still ours.
+        let is_taken = unsafe { bindings::ft_xmit_past_queue(skb, device.as_ptr(), queue) };
+        if !is_taken {
+            // SAFETY: So it is still ours.
             unsafe { bindings::ft_kfree_skb(skb) };
         }
         Sent(())
     }
 
     /// Whether no device needs it to be changed before it is sent: it is neither to be split, nor in
-    /// pieces, nor without its checksum.
+    /// pieces, nor without its checksum. And nobody waits to be told when it is sent, and it has met no classifier
+    /// that it remembers.
     #[inline(always)]
     fn suits_any_device(&self) -> bool {
+        let set_by_classifiers = |_flags: &mut Headers| {
+            #[cfg(CONFIG_NET_XGRESS)]
+            _flags.set_tc_at_ingress(1);
+        };
+        // SAFETY: Every packet has its shared info behind its linear data.
+        let (segment, told) = unsafe {
+            let info = self.shared_info();
+            ((*info).gso_size, (*info).tx_flags)
+        };
         self.raw().data_len == 0
             && matches!(self.checksum(), Checksum::Present)
-            // SAFETY: Every packet has its shared info behind its linear data.
-            && unsafe { (*self.shared_info()).gso_size } == 0
+            && self.flags() & Self::flags_of(set_by_classifiers) == 0
+            && segment == 0
+            && told == 0
     }
 
     /// Has the header made, if the device has one. There has to be room for a cached one.
