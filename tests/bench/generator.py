@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from network import IPV6
+from network import ETHERNET, IPV6
 
 # pktgen's own headers: its magic, a sequence number, and a time that we have it leave out.
 MAGIC = 0xBE9BE955
@@ -50,6 +50,8 @@ class Generator:
     def __init__(self, network, family):
         self._network = network
         self._family = family
+        # The namespace that packets are injected in.
+        self._place = network.router
 
     def send(self, flows, size, count):
         """Injects `count` packets of `size` bytes, from the IP header on, on the router's LAN port. Gives
@@ -81,14 +83,14 @@ class Generator:
 
     def _prepare(self, host, device, kind, ends, ports, size, count, cpu=0, times=1):
         """Has the generator send as `host` does, to the router's device."""
-        router, (source, destination), port = self._network.router, ends, self.device(kind.port(device), cpu)
+        (source, destination), port = ends, self.device(kind.port(device), cpu)
         if self._family is IPV6:
             addresses = [f"src6 {source}", f"dst6 {destination}"]
         else:
             addresses = [f"src_min {source}", f"src_max {source}", f"dst_min {destination}", f"dst_max {destination}"]
         settings = [
             "xmit_mode netif_receive", "flag !SHARED", "flag UDPCSUM", "flag NO_TIMESTAMP", "delay 0",
-            f"src_mac {host.mac('eth0')}", f"dst_mac {router.mac(port if kind.is_point_to_point else device)}",
+            f"src_mac {host.mac('eth0')}", f"dst_mac {self._place.mac(port if kind.is_point_to_point else device)}",
             f"pkt_size {size + LINK_HEADER + TAG * bool(kind.tag)}", f"count {count}",
             *([f"vlan_id {kind.tag}"] if kind.tag else []),
             *addresses,
@@ -96,14 +98,14 @@ class Generator:
               for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
         names = [port, *(self.device(port, number) for number in range(1, times))]
-        with router.inside():
+        with self._place.inside():
             _use(f"kpktgend_{cpu}", names)
             for name in names:
                 for setting in settings:
                     _write(name, setting)
 
     def _start(self, device, count):
-        with self._network.router.inside():
+        with self._place.inside():
             # The result is no longer that of the last time.
             _write(device, f"count {count}")
             _write("pgctrl", "start")
@@ -146,6 +148,24 @@ def _devices(thread):
     """What a thread of the generator has."""
     text = (CONTROL / thread).read_text(encoding="ascii")
     return re.search(r"Running:(.*)\nStopped:(.*)\n", text).expand(r"\1\2").split()
+
+
+class Distant(Generator):
+    """Sends the answers, from behind the other end of a tunnel: they are encrypted before they reach the
+    router."""
+
+    DEVICE = "far0"
+
+    def __init__(self, network, family):
+        super().__init__(network, family)
+        self._place = network.sink
+
+    def batches(self, flows, size, count, times):
+        """As that of a generator."""
+        network, family = self._network, self._family
+        self._prepare(network.sink, self.DEVICE, ETHERNET, (family.server, family.host),
+                      (flows.destination_range(), flows.source_range()), size, count)
+        return [self._start(self.DEVICE, count) for _ in range(times)]
 
 
 def _write(name, text):

@@ -13,6 +13,7 @@ HERE = File(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import growth  # noqa: E402  (found through the path above, as are those below)
+import ipsec  # noqa: E402
 import links  # noqa: E402
 import matrix  # noqa: E402
 import native  # noqa: E402
@@ -103,10 +104,10 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "native"),
+    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "ipsec", "native"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
-                        choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY)],
+                        choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY, *ipsec.ONLY_HERE)],
                         help="which cells, as the next four say, too")
     parser.add_argument("--family", action="append", choices=("4", "6"))
     parser.add_argument("--nat", action="append", choices=("none", "masquerade"))
@@ -148,6 +149,8 @@ def main():
     prepare()
     if selection.what == "links":
         return links.main(selection, say)
+    if selection.what == "ipsec":
+        return ipsec.main(selection, say)
     network = Network()
     network.settle()
     status = 0
