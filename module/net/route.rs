@@ -152,6 +152,29 @@ unsafe fn are_alike(a: *const bindings::dst_entry, b: *const bindings::dst_entry
     false
 }
 
+/// Whether two IPv6 routes are copies of the same one, to the same next hop: each processor has its own
+/// (`rt6_get_pcpu_route` in net/ipv6/route.c).
+///
+/// # Safety
+///
+/// Both have to be valid, and no bundles.
+unsafe fn are_copies(a: *const bindings::rt6_info, b: *const bindings::rt6_info) -> bool {
+    // SAFETY: As required of the caller. What a route came from is only compared, and changes to null when it
+    // is deleted; the rest does not change but for the device, when the route is given up.
+    unsafe {
+        let origin = addr_of!((*a).from).read_volatile();
+        let other_origin = addr_of!((*b).from).read_volatile();
+        let device = |dst: *const bindings::dst_entry| {
+            addr_of!((*dst).__bindgen_anon_1.dev).read_volatile()
+        };
+        !origin.is_null()
+            && origin == other_origin
+            && device(a.cast()) == device(b.cast())
+            && (*a).rt6i_gateway.in6_u.u6_addr8 == (*b).rt6i_gateway.in6_u.u6_addr8
+            && (*a).rt6i_flags == (*b).rt6i_flags
+    }
+}
+
 /// `DST_OBSOLETE_FORCE_CHK`: a route that has not been given up.
 const OBSOLETE_FORCE_CHECK: i16 = -1;
 
@@ -241,11 +264,21 @@ impl<'a> PacketRoute<'a> {
     }
 
     /// Whether it leads where the route does that is held as `route`, which has to be usable if it has
-    /// transforms.
+    /// transforms, and in use if it is another one.
     pub fn is(self, route: &Route) -> bool {
-        // SAFETY: The packet holds its route; the other one is held, too.
-        let alike = || unsafe { are_alike(self.dst.as_ptr(), route.as_ptr()) };
-        core::ptr::eq(self.dst.as_ptr(), route.as_ptr()) || (alike() && route.is_usable())
+        let (this, other) = (self.dst.as_ptr(), route.as_ptr());
+        if core::ptr::eq(this, other) {
+            return true;
+        }
+        if self.is_transformed() {
+            // SAFETY: The packet holds its route; the other one is held, too.
+            return unsafe { are_alike(this, other) } && route.is_usable();
+        }
+        if self.packet.family() == Family::V4 || !route.is_in_use() {
+            return false;
+        }
+        // SAFETY: As above. Both are of the connection's version of IP, and neither is a bundle.
+        unsafe { (*other).xfrm.is_null() && are_copies(this.cast(), other.cast()) }
     }
 
     /// A reference of one's own. `None` if the route is being given up.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Now and then a packet of each flow takes the slow path, and what it meets there counts."""
 
+import os
 import time
 
 import pytest
@@ -29,6 +30,24 @@ def test_one_packet_a_second_and_direction(router, datagrams):
     seconds = time.monotonic() - started
     sampled = (router.control.stats() - before).slow["sampled"]
     assert 2 * (seconds - 2) <= sampled <= 2 * (seconds + 2)
+
+
+def test_a_flow_goes_on_when_its_packets_come_through_another_processor(router, datagrams):
+    """There the routes of IPv6 are other ones, which lead to the same place."""
+    processors = sorted(os.sched_getaffinity(0))
+    assert len(processors) > 1
+    try:
+        known = None
+        for processor in processors * 2:
+            os.sched_setaffinity(0, {processor})
+            before = router.control.stats()
+            while (router.control.stats() - before).slow["sampled"] < 2:
+                datagrams.exchange(10)
+            flows = {flow["id"] for flow in router.control.flows()}
+            assert known in (None, flows)
+            known = flows
+    finally:
+        os.sched_setaffinity(0, processors)
 
 
 def test_the_rules_count_samples(router, datagrams):
