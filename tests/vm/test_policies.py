@@ -80,7 +80,7 @@ def asked(listener):
 @pytest.mark.parametrize("larval_drop", [1, 0])
 def test_until_a_state_has_been_negotiated(make_site, larval_drop, family, mode):
     """With `xfrm_larval_drop` packets are dropped until there is one, without it they are queued: by a bundle
-    without a state, which must not be learned. Once for a new connection, once for one that goes on."""
+    without a state (`xdst_queue_output`), before they get as far as to be learned from. Once for a new connection, once for one that goes on."""
     site = make_site(family, conversing=False)
     site.a.gateway.sysctl("net.core.xfrm_larval_drop", larval_drop)
     site.control.enable(ipsec=mode)
@@ -95,9 +95,6 @@ def test_until_a_state_has_been_negotiated(make_site, larval_drop, family, mode)
         frames = seen(wires)
         after = site.control.stats() - before
         assert after.fast == 0
-        # Those that are dropped do not get as far as to be learned from. The first one was not yet known to be late.
-        if not larval_drop:
-            assert after.slow["ipsec"] >= 4, after.reasons()
         assert not [flow for flow in site.control.flows(reply=0) if new or flow["state"] == "fast"]
         site.spi += 16
         site.states(site.spi)
