@@ -62,6 +62,10 @@ class Namespace:
         """`ip` with the given arguments."""
         return _run(["ip", "-n", self.name, *map(str, arguments)])
 
+    def ip_batch(self, lines):
+        """What several calls of `ip` would do, in less time."""
+        _run(["ip", "-n", self.name, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+
     def nft(self, rules):
         """Loads an nft script."""
         with self.inside():

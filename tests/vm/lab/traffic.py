@@ -128,12 +128,13 @@ class Datagrams:
         """The number of the last datagram, either way: what its first four bytes say."""
         return self._sent
 
-    def set_tos(self, tos):
-        """The type of service of the client's datagrams from now on."""
+    def set_tos(self, tos, back=False):
+        """The type of service of the client's datagrams from now on, or the server's."""
+        end = self._server if back else self._client
         if self._is_v6:
-            self._client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
+            end.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
         else:
-            self._client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            end.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
 
     def set_ttl(self, ttl):
         """Their time to live."""

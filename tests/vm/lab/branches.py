@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A hub and branches, each with an IPsec tunnel to the hub: of whatever kind, and of either version of IP around
+packets of either version."""
+
+import itertools
+import re
+
+from .control import Control
+from .devices import link
+from .namespace import Namespace
+from .traffic import Wire
+
+_SERIAL = itertools.count(1)
+
+#: What is inside of the tunnels: of every site a host, its net, and what all sites' nets are part of.
+INNER = {
+    "ipv4": {"host": "10.{}.0.2", "gateway": "10.{}.0.1", "net": "10.{}.0.0/24", "all": "10.0.0.0/8", "length": 24,
+             "single": 32},
+    "ipv6": {"host": "fd00:{}::2", "gateway": "fd00:{}::1", "net": "fd00:{}::/64", "all": "fd00::/16", "length": 64,
+             "single": 128},
+}
+#: What is around them.
+OUTER = {"ipv4": ("192.0.2.{}", 24), "ipv6": ("2001:db8::{}", 64)}
+
+HUB = 1
+KEY = "0x" + "4a" * 20
+CIPHER = f"aead rfc4106(gcm(aes)) {KEY} 128"
+
+
+class Branches:
+    """A LAN host behind the hub, and branches 2, 3, ... whose hosts are their gateways themselves. fasttrack is on
+    the hub, whose devices are lan0 and wan0. The hub's end of a tunnel is a policy, an xfrm interface (`interface`)
+    or a VTI (`vti`); the latter two are called `tunnelN`."""
+
+    def __init__(self, kind="policy", outer="ipv4", count=1, offloads=False):
+        serial = next(_SERIAL)
+        self.kind, self.outer = kind, outer
+        self.lan, self.hub, self.wan = (Namespace(f"{name}b{serial}") for name in ("lan", "hub", "wan"))
+        self.branches = {number: Namespace(f"branch{number}b{serial}") for number in range(2, 2 + count)}
+        self._closing = []
+        for space in (self.lan, self.hub, *self.branches.values()):
+            space.enable_ipv6()
+            space.sysctl("net.ipv4.ip_forward", 1)
+            space.sysctl("net.ipv6.conf.all.forwarding", 1)
+            space.sysctl("net.ipv4.conf.all.rp_filter", 0)
+            space.sysctl("net.ipv4.conf.default.rp_filter", 0)
+        self.wan.ip_batch(["link add br0 type bridge", "link set br0 up"])
+        link(self.lan, "eth0", self.hub, "lan0", offloads)
+        for number, gateway in ((HUB, self.hub), *self.branches.items()):
+            device = "wan0" if number == HUB else "eth0"
+            link(self.wan, f"port{number}", gateway, device)
+            gateway.ip("addr", "add", f"{self.address(number)}/{OUTER[outer][1]}", "dev", device)
+        self.wan.ip_batch(f"link set port{number} master br0" for number in (HUB, *self.branches))
+        gateways = [words["gateway"].format(HUB) for words in INNER.values()]
+        self.lan.ip_batch(
+            [f"addr add {words['host'].format(HUB)}/{words['length']} dev eth0" for words in INNER.values()]
+            + [f"route add default via {gateway}" for gateway in gateways])
+        self.hub.ip_batch(
+            f"addr add {gateway}/{words['length']} dev lan0" for gateway, words in zip(gateways, INNER.values()))
+        for number in self.branches:
+            self._connect(number)
+            self.states(number)
+        self.control = self.until_removed(Control(self.hub))
+
+    def address(self, number):
+        """The outer address of a site's gateway."""
+        return OUTER[self.outer][0].format(number)
+
+    @staticmethod
+    def host(number, family="ipv4"):
+        """The inner address of a site's host."""
+        return INNER[family]["host"].format(number)
+
+    def _connect(self, number):
+        """Devices, routes and policies of both ends of a tunnel."""
+        at_hub, at_branch = self._device(number), []
+        device = "wan0" if self.kind == "policy" else f"tunnel{number}"
+        for words in INNER.values():
+            host, net, everything = words["host"].format(number), words["net"].format(number), words["all"]
+            at_branch += [f"addr add {host}/{words['single']} dev lo",
+                          f"route add {everything} dev eth0 src {host}",
+                          *self._policies(number, HUB, net, everything)]
+            at_hub += [f"route add {net} dev {device}",
+                       *self._policies(HUB, number, everything, net, self._selecting(number))]
+        self.hub.ip_batch(at_hub)
+        self.branches[number].ip_batch(at_branch)
+
+    def _device(self, number):
+        """What makes the device by which the hub reaches a branch."""
+        if self.kind == "policy":
+            return []
+        name = f"tunnel{number}"
+        kind = f"type xfrm dev wan0 if_id {number}"
+        if self.kind == "vti":
+            kind = f"type {'vti' if self.outer == 'ipv4' else 'vti6'} local {self.address(HUB)} "\
+                   f"remote {self.address(number)} key {number}"
+        return [f"link add {name} {kind}", f"link set {name} up"]
+
+    def _selecting(self, number):
+        """By what the hub's policies and states are told from those of other tunnels."""
+        return {"policy": "", "interface": f"if_id {number}", "vti": f"mark {number}"}[self.kind]
+
+    def _policies(self, own, peer, here, there, selecting=""):
+        for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
+            nets = (here, there) if direction == "out" else (there, here)
+            yield (f"xfrm policy add src {nets[0]} dst {nets[1]} dir {direction} {selecting} "
+                   f"tmpl src {self.address(source)} dst {self.address(destination)} proto esp "
+                   f"reqid {max(own, peer)} mode tunnel")
+
+    def states(self, number, *options, generation=0, verb="add", out=()):
+        """Adds, or deletes, the states of both directions, at both ends; with more options, or some for what the
+        hub sends only."""
+        for gateway, selecting in ((self.hub, self._selecting(number)), (self.branches[number], "")):
+            lines = []
+            for source, destination in ((HUB, number), (number, HUB)):
+                line = [f"xfrm state {verb} src {self.address(source)} dst {self.address(destination)} proto esp "
+                        f"spi {spi(number, source, generation)}"]
+                if verb == "add":
+                    more = out if gateway is self.hub and source == HUB else ()
+                    line += ["reqid", number, "mode tunnel flag af-unspec", CIPHER, selecting, *options, *more]
+                elif self.kind == "vti":
+                    line.append(selecting)
+                lines.append(" ".join(map(str, line)))
+            gateway.ip_batch(lines)
+
+    def figures(self):
+        """Of each state of the hub: bytes, packets, sequence numbers in and out, and what it has refused."""
+        found = {}
+        for part in re.split(r"(?m)^src ", self.hub.ip("-s", "xfrm", "state"))[1:]:
+            octets, packets = re.search(r"(\d+)\(bytes\), (\d+)\(packets\)", part).groups()
+            incoming, outgoing = re.search(r"seq 0x(\w+), oseq 0x(\w+)", part).groups()
+            refused = re.search(r"replay-window \d+ replay (\d+) failed (\d+)", part).groups()
+            found[re.search(r"spi 0x(\w+)", part)[1]] = (
+                int(octets), int(packets), int(incoming, 16), int(outgoing, 16), *map(int, refused))
+        return found
+
+    def wire(self):
+        """Everything that passes the hub's link to the WAN, where nobody decrypts anything."""
+        return self.until_removed(Wire(self.wan, f"port{HUB}"))
+
+    def until_removed(self, closable):
+        """Closes something when it all is removed."""
+        self._closing.append(closable)
+        return closable
+
+    def remove(self):
+        """Removes it all."""
+        for closable in reversed(self._closing):
+            closable.close()
+        for space in (self.lan, self.hub, self.wan, *self.branches.values()):
+            space.remove()
+
+
+def spi(number, source, generation=0):
+    """What tells the states apart."""
+    return 0x1000 * number + 0x10 * generation + (1 if source == HUB else 2)
