@@ -164,9 +164,8 @@ unsafe fn are_copies(a: *const bindings::rt6_info, b: *const bindings::rt6_info)
     unsafe {
         let origin = addr_of!((*a).from).read_volatile();
         let other_origin = addr_of!((*b).from).read_volatile();
-        let device = |dst: *const bindings::dst_entry| {
-            addr_of!((*dst).__bindgen_anon_1.dev).read_volatile()
-        };
+        let device =
+            |dst: *const bindings::dst_entry| addr_of!((*dst).__bindgen_anon_1.dev).read_volatile();
         !origin.is_null()
             && origin == other_origin
             && device(a.cast()) == device(b.cast())
