@@ -148,8 +148,8 @@ impl Carried for V4 {
         true
     }
 
-    #[inline(always)]
     /// To write them down once more is cheaper than to ask.
+    #[inline(always)]
     fn leaving(flow: &Flow) -> Option<u64> {
         Some(flow.addresses)
     }
