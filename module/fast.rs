@@ -30,8 +30,6 @@ use crate::net::time;
 use crate::port::Port;
 use crate::track;
 
-use core::sync::atomic::Ordering::Relaxed;
-
 impl Ingress for Port {
     #[inline(always)]
     fn arrives(&self, read: Read<'_>, skb: Skb) -> Verdict {
@@ -261,12 +259,15 @@ fn admit<'a, I: Carried, const USUAL: bool>(
     match next_hop {
         Some(next_hop) => {
             check_route::<I>(instance, flow, next_hop)?;
-            let mtus = (flow.mtu.load(Relaxed), next_hop.device().mtu());
-            if USUAL && (skb.size() > mtus.0 || skb.size() > mtus.1) {
+            let mtus = (flow.lasting_mtu(), next_hop.device().mtu());
+            if USUAL && (mtus.0.is_none_or(|mtu| skb.size() > mtu) || skb.size() > mtus.1) {
                 return Err(Refusal::Unusual);
             }
-            if !USUAL && skb.exceeds::<I>(mtus.0.min(mtus.1)) {
-                return Err(SlowReason::Mtu.into());
+            if !USUAL {
+                let of_route = mtus.0.unwrap_or_else(|| flow.route.mtu(I::FAMILY));
+                if skb.exceeds::<I>(of_route.min(mtus.1)) {
+                    return Err(SlowReason::Mtu.into());
+                }
             }
         }
         None if USUAL => return Err(Refusal::Unusual),

@@ -55,8 +55,8 @@ pub struct Flow {
     pub route: Route,
     /// The generation of the routes that it was last looked up in: see [`Flow::routes`].
     looked_up: AtomicU32,
-    /// Largest packet that the route takes, unless it leads to a transform.
-    pub mtu: AtomicU32,
+    /// Largest packet that the route takes, unless it leads to a transform; 0 if it has to be asked each time.
+    mtu: AtomicU32,
     /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
     pub neighbour: Option<Neighbour>,
 
@@ -273,6 +273,21 @@ impl Flow {
     pub fn set_stamp(&self, stamp: Stamp) {
         let word = u64::from(stamp.mark) << 32 | u64::from(stamp.priority);
         self.stamp.store(word, Relaxed);
+    }
+
+    /// Largest packet that the route takes, unless it leads to a transform, in bytes. `None` if the route has to be
+    /// [asked](Route::mtu) each time.
+    #[inline(always)]
+    pub fn lasting_mtu(&self) -> Option<u32> {
+        match self.mtu.load(Relaxed) {
+            0 => None,
+            mtu => Some(mtu),
+        }
+    }
+
+    /// Changes it.
+    pub fn set_mtu(&self, mtu: Option<u32>) {
+        self.mtu.store(mtu.unwrap_or(0), Relaxed);
     }
 
     /// What becomes of the IP header of its packets, besides the addresses.

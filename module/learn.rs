@@ -297,7 +297,7 @@ impl<I: Carried> Seen<'_, I> {
             return Ok(());
         }
         flow.set_dscp(dscp, self.header.dscp);
-        flow.mtu.store(route.mtu(), Relaxed);
+        flow.set_mtu(route.lasting_mtu());
         flow.set_stamp(self.packet.stamp());
         let left = self.connection.left();
         flow.fresh

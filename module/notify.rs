@@ -2,8 +2,6 @@
 
 //! Telling user space: a flow as a message, and the events that are sent to those who listen.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use kernel::sync::rcu;
 
 use crate::control::write_config;
@@ -117,7 +115,11 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     let amendment = flow.amendment();
     message.u8(attribute::DSCP_IN, amendment.dscp_in() >> 2)?;
     message.u8(attribute::DSCP_OUT, amendment.dscp_out() >> 2)?;
-    message.u32(attribute::MTU, flow.mtu.load(Relaxed))?;
+    let mtu = flow.lasting_mtu();
+    message.u32(
+        attribute::MTU,
+        mtu.unwrap_or_else(|| flow.route.mtu(flow.key.family())),
+    )?;
     let mut transforms = 0;
     if flow.secpath.is_some() {
         transforms |= transform::DECRYPTED;

@@ -72,6 +72,7 @@ bool ft_dst_hold_safe(struct dst_entry *dst);
 bool ft_bundle_is_current(struct dst_entry *dst);
 u32 ft_ip_forward_mtu(const struct dst_entry *dst);
 u32 ft_ip6_forward_mtu(const struct dst_entry *dst);
+bool ft_ip_forward_mtu_varies(const struct dst_entry *dst);
 bool ft_forwards_ipv6_of(struct net *net, unsigned int ifindex);
 struct neighbour *ft_neigh_for_route(struct rtable *rt, struct sk_buff *skb);
 struct neighbour *ft_neigh_for_ip6_route(const struct rt6_info *rt, struct sk_buff *skb);

@@ -69,6 +69,17 @@ u32 ft_ip_forward_mtu(const struct dst_entry *dst)
 	return ip_dst_mtu_maybe_forward(dst, true);
 }
 
+bool ft_ip_forward_mtu_varies(const struct dst_entry *dst)
+{
+	bool varies;
+
+	rcu_read_lock();
+	varies = READ_ONCE(dev_net_rcu(dst_dev_rcu(dst))->ipv4.sysctl_ip_fwd_use_pmtu) ||
+		 ip_mtu_locked(dst);
+	rcu_read_unlock();
+	return varies;
+}
+
 u32 ft_ip6_forward_mtu(const struct dst_entry *dst)
 {
 	return ip6_dst_mtu_maybe_forward(dst, true);

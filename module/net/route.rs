@@ -324,6 +324,18 @@ impl<'a> PacketRoute<'a> {
         unsafe { mtu(self.dst.as_ptr(), self.packet.family()) }
     }
 
+    /// The same, if it changes only with the device's, or else with the route. What a host on the path said
+    /// may be written into the route as it is (`update_or_create_fnhe` in net/ipv4/route.c); of IPv4 it
+    /// counts where the administrator wants that, or the path is a very narrow one.
+    pub fn lasting_mtu(self) -> Option<u32> {
+        let varies = match self.packet.family() {
+            // SAFETY: The packet holds its route, an IPv4 one.
+            Family::V4 => unsafe { bindings::ft_ip_forward_mtu_varies(self.dst.as_ptr()) },
+            Family::V6 => false,
+        };
+        (!varies).then(|| self.mtu())
+    }
+
     /// The next hop of the packet, which is made known to the kernel if it was not. It may be one of the
     /// other version of IP (an IPv6 gateway for IPv4). `None` if there is no memory.
     pub fn neighbour(self) -> Option<Neighbour> {
