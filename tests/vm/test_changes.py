@@ -791,7 +791,8 @@ def test_masqueraded_flows_lose_their_wan(make_cross, protocol, kind):
             cross.family.ways[1][0]}
         if fast and protocol == "udp":
             gone = (cross.control.stats() - before).departures()
-            assert gone.get("conntrack") or gone.get("device"), gone
+            # Or the new connection was learned before anybody looked after the old one's flow.
+            assert any(gone.get(reason) for reason in ("conntrack", "device", "replaced")), gone
             talk.make_fast()
     assert outcome[True] == outcome[False]
     if protocol == "udp":
@@ -935,6 +936,8 @@ def test_one_conntrack_entry_deleted_and_the_others_go_on(cross, protocol):
     cross.router.run("conntrack", "-D", "-p", protocol, "--orig-port-dst", 8)
     before = cross.control.stats()
     kept.exchange(10)
+    # TCP's last acknowledgement comes late.
+    time.sleep(0.3)
     after = cross.control.stats() - before
     # But for samples.
     assert min(after.packets) >= 5, after.reasons()
@@ -969,11 +972,16 @@ def test_a_timeout_that_somebody_set_is_what_packets_make_it_again(cross, fast):
     if fast:
         cross.control.enable()
     talk = cross.talk("udp")
+
+    def set_timeout(timeout):
+        cross.router.run("conntrack", "-U", "-p", "udp", "--timeout", timeout)
+        return abs(int(talk.entry().split()[2]) - timeout) < 8
+
     # Conntrack takes two seconds until it calls a UDP connection a stream.
     wait_until(lambda: talk.both() and int(talk.entry().split()[2]) > 100, 10, pause=0.3)
     for timeout in (20, 3000):
-        cross.router.run("conntrack", "-U", "-p", "udp", "--timeout", timeout)
-        assert abs(int(talk.entry().split()[2]) - timeout) < 8
+        # Until those packets have been told that were fast before, which may be just then.
+        wait_until(lambda: set_timeout(timeout), 5, pause=0.3)
         before = cross.control.stats()
         wait_until(lambda: talk.both(5) and 100 < int(talk.entry().split()[2]) <= 120, 5, pause=0.1)
         talk.exchange(5)

@@ -32,6 +32,8 @@ def make_router(family):
     def make(rule=None):
         router = Router(family=family)
         made.append(router)
+        # Questions for neighbours would be in the queues, too.
+        router.know_neighbours()
         if rule:
             router.router.nft(MARK % rule)
         return router

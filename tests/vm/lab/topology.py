@@ -126,6 +126,13 @@ class Router:
         name = "net.ipv6.conf.all.forwarding" if self.is_v6 else "net.ipv4.ip_forward"
         self.router.sysctl(name, int(wanted))
 
+    def know_neighbours(self):
+        """Has nobody on the WAN's cable ask for a link-layer address any more."""
+        for namespace, device, address, mac in (
+                (self.router, "wan0", self.WAN, self.wan.mac("eth0")),
+                (self.wan, "eth0", self.WAN_GATEWAY, self.router.mac("wan0"))):
+            namespace.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
+
     def conntrack(self, *arguments):
         """`conntrack` with the given arguments, for the topology's family; gives what it printed."""
         return self.router.run("conntrack", *arguments, "-f", self.family)
