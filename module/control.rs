@@ -90,7 +90,8 @@ pub fn write_config(message: &mut Message<'_>, config: &Config) -> Result<(), Mo
         Ipsec::Exclude => ipsec_mode::EXCLUDE,
         Ipsec::Accelerate => ipsec_mode::ACCELERATE,
     };
-    message.u8(config_attribute::IPSEC, ipsec)
+    message.u8(config_attribute::IPSEC, ipsec)?;
+    message.u32(config_attribute::LEARN_AFTER, config.learn_after)
 }
 
 struct ConfigSet;
@@ -108,6 +109,7 @@ impl Action for ConfigSet {
         Policy::U32,
         Policy::U32,
         Policy::U8,
+        Policy::U32,
     ];
 
     fn run(request: &Request<'_>) -> Result {
@@ -167,6 +169,7 @@ fn apply(request: &Request<'_>, config: &mut Config) -> Result {
         config_attribute::SAMPLE_INTERVAL,
     );
     replace(&mut config.table_size, config_attribute::TABLE_SIZE);
+    replace(&mut config.learn_after, config_attribute::LEARN_AFTER);
 
     let checked = Exclusion::new(value, mask).and_then(|exclusion| {
         config.exclusion = exclusion;
@@ -193,6 +196,10 @@ fn apply(request: &Request<'_>, config: &mut Config) -> Result {
             Invalid::TableSize => (
                 c_str!("table-size has to be between 16 and 4194304"),
                 config_attribute::TABLE_SIZE,
+            ),
+            Invalid::LearnAfter => (
+                c_str!("learn-after has to be between 1 and 15 packets"),
+                config_attribute::LEARN_AFTER,
             ),
         };
         request.refuse(ERANGE, why, request.attribute(attribute))

@@ -22,6 +22,7 @@ use crate::age::Ageing;
 use crate::engine::config::Config;
 use crate::engine::config::Exclusion;
 use crate::engine::config::Ipsec;
+use crate::engine::doorkeeper::Doorkeeper;
 use crate::engine::ip::Family;
 use crate::engine::key;
 use crate::engine::key::Key;
@@ -37,6 +38,7 @@ use crate::net::conntrack::Tuple;
 use crate::net::hook;
 use crate::net::hook::Hook;
 use crate::net::namespace::Net;
+use crate::net::percpu::PerCpu;
 use crate::net::rcu::synchronize;
 use crate::net::rcu::Read;
 use crate::net::slab::Slab;
@@ -69,6 +71,7 @@ pub struct Instance {
     #[pin]
     pub(crate) table: Table<Flow>,
     pub(crate) ports: Ports,
+    pub(crate) doorkeeper: PerCpu<Doorkeeper>,
     /// Where the next look at the table begins.
     pub(crate) hand: AtomicUsize,
     next_id: AtomicU64,
@@ -88,6 +91,7 @@ pub struct Settings {
     exclusion: AtomicU64,
     tcp_timeout: AtomicU32,
     udp_timeout: AtomicU32,
+    learn_after: AtomicU32,
     on: AtomicBool,
     accelerates_ipsec: AtomicBool,
 }
@@ -102,6 +106,7 @@ impl Settings {
             exclusion: AtomicU64::new(0),
             tcp_timeout: AtomicU32::new(0),
             udp_timeout: AtomicU32::new(0),
+            learn_after: AtomicU32::new(0),
             on: AtomicBool::new(false),
             accelerates_ipsec: AtomicBool::new(false),
         };
@@ -117,6 +122,7 @@ impl Settings {
             .store(time::ticks(config.tcp_timeout), Relaxed);
         self.udp_timeout
             .store(time::ticks(config.udp_timeout), Relaxed);
+        self.learn_after.store(config.learn_after, Relaxed);
         self.accelerates_ipsec
             .store(config.ipsec == Ipsec::Accelerate, Relaxed);
     }
@@ -177,6 +183,11 @@ impl Settings {
         timeout.load(Relaxed)
     }
 
+    /// The packet of a direction with which it is learned.
+    pub fn learn_after(&self) -> u32 {
+        self.learn_after.load(Relaxed)
+    }
+
     /// Whether connections that IPsec encrypts or has decrypted become fast, too.
     pub fn accelerates_ipsec(&self) -> bool {
         self.accelerates_ipsec.load(Relaxed)
@@ -211,6 +222,7 @@ impl Instance {
     pub fn new(net: Net<'static>, slab: Arc<Slab<Flow>>) -> Result<Arc<Self>> {
         let config = Config::DEFAULT;
         let stats = Stats::new()?;
+        let doorkeeper = PerCpu::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 // SAFETY: Cancelled in `switch_off`, which `leave` calls before the last `Arc` goes.
@@ -222,6 +234,7 @@ impl Instance {
                 stats,
                 table <- Table::new(slab),
                 ports: Ports::none(),
+                doorkeeper,
                 hand: AtomicUsize::new(0),
                 next_id: AtomicU64::new(1),
                 control <- new_mutex!(Control { config, running: None, over: false }),
@@ -243,6 +256,25 @@ impl Instance {
             read,
             |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, device),
             |flow, key| flow.is::<I>(key, tuple.addresses),
+        )
+    }
+
+    /// The flow whose packets arrive on `device`, if that is known, with the given addresses and ports; or the hash
+    /// that it would have, unless there is no table.
+    #[inline(always)]
+    pub fn find_or_hash<'rcu, I: Carried>(
+        &'rcu self,
+        read: Read<'rcu>,
+        tuple: Tuple<I>,
+        protocol: Protocol,
+        device: Option<key::Device>,
+    ) -> Result<&'rcu Flow, Option<key::Hash>> {
+        // The hash is the same for every device.
+        let any = device.unwrap_or(key::Device(0));
+        self.table.find_or_hash(
+            read,
+            |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, any),
+            |flow, key| device.is_some() && flow.is::<I>(key, tuple.addresses),
         )
     }
 

@@ -20,7 +20,8 @@ use crate::engine::ip::V6;
 use crate::engine::key;
 use crate::engine::key::Key;
 use crate::engine::learning;
-use crate::engine::learning::Candidate;
+use crate::engine::learning::Details;
+use crate::engine::learning::Sight;
 use crate::engine::packet::Packet;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
@@ -84,7 +85,7 @@ fn look<I: Carried>(
 ) -> Result<(), SlowReason> {
     let Some((connection, direction, established)) = packet.connection() else {
         return match Header::of::<I>(packet.linear(), None) {
-            Some(header) => judge(instance, &packet, &header, None, false).map(|_| ()),
+            Some(header) => glance(instance, &packet, &header, None),
             None => Ok(()),
         };
     };
@@ -139,32 +140,28 @@ impl Header {
     }
 }
 
-/// Whether a packet may become a flow. Gives its route.
-fn judge<'a>(
+/// Whether a packet may become a flow, at first sight.
+#[inline(always)]
+fn glance(
     instance: &Instance,
-    packet: &Forwarded<'a>,
+    packet: &Forwarded<'_>,
     header: &Header,
     connection: Option<learning::Connection>,
-    as_translated: bool,
-) -> Result<PacketRoute<'a>, SlowReason> {
+) -> Result<(), SlowReason> {
     let route = packet.route();
     let is_transformed = route.is_some_and(PacketRoute::is_transformed);
-    let accelerates = instance.settings.accelerates_ipsec();
-    let can_repeat = || {
+    let can_be_repeated = || {
         let usable = route.is_some_and(PacketRoute::is_bundle) || !is_transformed;
         usable && Secpath::of(packet).is_none_or(|secpath| secpath.ends_in_tunnel())
     };
-    let candidate = Candidate {
-        ipsec: (packet.has_secpath() || is_transformed) && !(accelerates && can_repeat()),
+    let sight = Sight {
+        ipsec: (packet.has_secpath() || is_transformed)
+            && !(instance.settings.accelerates_ipsec() && can_be_repeated()),
         reassembled: packet.is_reassembled(),
         options: header.has_options,
         connection,
-        usable_route: (is_transformed || route.is_some_and(PacketRoute::is_plain))
-            && packet.has_destination(),
-        as_translated,
     };
-    candidate.judge(instance.settings.exclusion())?;
-    route.ok_or(SlowReason::RouteType)
+    sight.judge(instance.settings.exclusion())
 }
 
 /// A tracked packet that has come out of the slow path.
@@ -188,34 +185,52 @@ impl<I: Carried> Seen<'_, I> {
         let device = instance.ports.device(read, self.packet.from());
         let tuple = self.connection.tuple::<I>(self.direction);
         let protocol = self.header.protocol;
-        let flow = device.and_then(|device| instance.find::<I>(read, tuple, protocol, device));
-        let facts = self.facts(established);
-        let as_translated = self.is_as_translated();
-        let judged = judge(
+        let found = instance.find_or_hash::<I>(read, tuple, protocol, device);
+        let glance = glance(
             instance,
             &self.packet,
             &self.header,
-            Some(facts),
-            as_translated,
+            Some(self.state(established)),
         );
-        match (judged, flow, device) {
-            (Ok(route), Some(flow), _) if self.still_describes(flow, route) => {
+        match found {
+            Ok(flow) => self.follow(instance, read, flow, glance.and_then(|()| self.examine())),
+            Err(hash) => {
+                glance?;
+                // Most connections are over before it would have been worth while to look closer.
+                let after = instance.settings.learn_after();
+                if !hash.is_some_and(|hash| instance.doorkeeper.this_cpu().lets_in(hash, after)) {
+                    return Err(SlowReason::Learning);
+                }
+                let route = self.examine()?;
+                match device {
+                    Some(device) => self.create(instance, read, device, route, None)?,
+                    None => Ports::want(instance, self.packet.from()),
+                }
+                Err(SlowReason::Learning)
+            }
+        }
+    }
+
+    /// What becomes of the packet's flow. Gives the reason for which this packet was slow, if it has not been
+    /// counted at ingress.
+    #[inline(never)]
+    fn follow(
+        &self,
+        instance: &Arc<Instance>,
+        read: Read<'_>,
+        flow: &Flow,
+        judged: Result<PacketRoute<'_>, SlowReason>,
+    ) -> Result<(), SlowReason> {
+        match judged {
+            Ok(route) if self.still_describes(flow, route) => {
                 self.confirm(instance, read, flow, route)
             }
-            (Ok(route), Some(flow), _) => {
+            Ok(route) => {
                 // It was counted at ingress.
                 let _ = self.create(instance, read, flow.key.device(), route, Some(flow));
                 Ok(())
             }
-            (Ok(route), None, Some(device)) => {
-                self.create(instance, read, device, route, None)?;
-                Err(SlowReason::Learning)
-            }
-            (Ok(_), None, None) => {
-                Ports::want(instance, self.packet.from());
-                Err(SlowReason::Learning)
-            }
-            (Err(reason), Some(flow), _) => {
+            Err(reason) => {
                 if let Some(gone) = learning::consequence(reason) {
                     instance.drop_flow(read, flow, gone);
                 }
@@ -225,23 +240,37 @@ impl<I: Carried> Seen<'_, I> {
                     _ => Ok(()),
                 }
             }
-            (Err(reason), None, _) => Err(reason),
         }
     }
 
-    fn facts(&self, established: bool) -> learning::Connection {
+    /// What the connection shows at first sight.
+    fn state(&self, established: bool) -> learning::Connection {
         let connection = self.connection;
         learning::Connection {
             established: established && connection.is_confirmed_both_ways(),
             dying: connection.is_dying(),
             mark: connection.mark(),
+        }
+    }
+
+    /// Whether the packet may become a flow, at a closer look. Gives its route.
+    #[inline(never)]
+    fn examine(&self) -> Result<PacketRoute<'_>, SlowReason> {
+        let connection = self.connection;
+        let route = self.packet.route();
+        let usable = |route: PacketRoute<'_>| route.is_transformed() || route.is_plain();
+        let details = Details {
             helper: connection.has_helper(),
             sequence_adjusted: connection.adjusts_sequence(),
             tcp_established: match self.header.protocol {
                 Protocol::Tcp => connection.tcp_is_established(),
                 _ => true,
             },
-        }
+            usable_route: route.is_some_and(usable) && self.packet.has_destination(),
+            as_translated: self.is_as_translated(),
+        };
+        details.judge()?;
+        route.ok_or(SlowReason::RouteType)
     }
 
     /// Whether the packet has the addresses and ports that conntrack's entry says it leaves with, so that
@@ -320,6 +349,7 @@ impl<I: Carried> Seen<'_, I> {
     }
 
     /// Makes a flow of the packet's direction, in place of `old` if there is one.
+    #[inline(never)]
     fn create(
         &self,
         instance: &Arc<Instance>,

@@ -193,6 +193,11 @@ void ft_this_cpu_add(u64 __percpu *counter, u64 value)
 	this_cpu_add(*counter, value);
 }
 
+void *ft_this_cpu_ptr(void __percpu *memory)
+{
+	return raw_cpu_ptr(memory);
+}
+
 u64 ft_per_cpu_sum(u64 __percpu *counter)
 {
 	u64 sum = 0;

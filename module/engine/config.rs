@@ -2,6 +2,8 @@
 
 //! What an administrator can set, and within which limits.
 
+use super::doorkeeper;
+
 /// Which connections stay slow: those whose conntrack mark, masked, equals the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exclusion {
@@ -89,6 +91,8 @@ pub struct Config {
     pub table_size: u32,
     /// What becomes of IPsec.
     pub ipsec: Ipsec,
+    /// The packet of a direction, of those that could be fast, with which it is learned.
+    pub learn_after: u32,
 }
 
 /// Why a configuration can't be.
@@ -104,6 +108,8 @@ pub enum Invalid {
     SampleInterval,
     /// The size of the table is out of range.
     TableSize,
+    /// The number of packets before a flow is learned is out of range.
+    LearnAfter,
 }
 
 impl Config {
@@ -115,7 +121,11 @@ impl Config {
     /// Up to 4 194 304 flows: two million connections.
     pub const TABLE_SIZE: core::ops::RangeInclusive<u32> = 16..=4_194_304;
 
-    /// What a namespace starts with.
+    /// From the first one on, to as many as are counted.
+    pub const LEARN_AFTER: core::ops::RangeInclusive<u32> = 1..=doorkeeper::MOST;
+
+    /// What a namespace starts with. A connection of four packets, of which the first one finds none
+    /// established, is not learned.
     pub const DEFAULT: Self = Self {
         enabled: false,
         exclusion: Exclusion::DEFAULT,
@@ -124,6 +134,7 @@ impl Config {
         sample_interval: 1_000,
         table_size: 131_072,
         ipsec: Ipsec::Exclude,
+        learn_after: 3,
     };
 
     /// Checks that every value lies within its limits.
@@ -143,6 +154,9 @@ impl Config {
         }
         if !Self::TABLE_SIZE.contains(&self.table_size) {
             return Err(Invalid::TableSize);
+        }
+        if !Self::LEARN_AFTER.contains(&self.learn_after) {
+            return Err(Invalid::LearnAfter);
         }
         Ok(())
     }
@@ -207,5 +221,7 @@ mod tests {
         );
         assert_eq!(with(|c| c.table_size = 15), Err(Invalid::TableSize));
         assert_eq!(with(|c| c.table_size = u32::MAX), Err(Invalid::TableSize));
+        assert_eq!(with(|c| c.learn_after = 0), Err(Invalid::LearnAfter));
+        assert_eq!(with(|c| c.learn_after = 16), Err(Invalid::LearnAfter));
     }
 }

@@ -6,10 +6,9 @@ use super::config::Exclusion;
 use super::reason::GoneReason;
 use super::reason::SlowReason;
 
-/// What is known of a forwarded packet in POSTROUTING, after everything that could change it.
+/// What is seen of a forwarded packet in POSTROUTING at first sight.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
-pub struct Candidate {
+pub struct Sight {
     /// The route has a transform or queues for one, or the packet has a secpath; and such packets stay
     /// slow.
     pub ipsec: bool,
@@ -19,15 +18,10 @@ pub struct Candidate {
     pub options: bool,
     /// Conntrack's view of the connection; `None` if the packet is not tracked.
     pub connection: Option<Connection>,
-    /// The route is a plain unicast one that leads out of this host, or to a transform.
-    pub usable_route: bool,
-    /// Its addresses and ports are those that conntrack's entry says it leaves with.
-    pub as_translated: bool,
 }
 
-/// What conntrack knows of a connection.
+/// What conntrack's entry of a connection shows at first sight.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
 pub struct Connection {
     /// Both directions have been seen, and the entry is in the table.
     pub established: bool,
@@ -35,49 +29,80 @@ pub struct Connection {
     pub dying: bool,
     /// Its mark.
     pub mark: u32,
-    /// A helper reads its packets.
+}
+
+/// What takes a closer look.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a list of independent facts")]
+pub struct Details {
+    /// A helper reads the connection's packets.
     pub helper: bool,
     /// Sequence numbers or SYN cookies are translated.
     pub sequence_adjusted: bool,
     /// For TCP: established, and the windows of both sides are known. True for other protocols.
     pub tcp_established: bool,
+    /// The route is a plain unicast one that leads out of this host, or to a transform.
+    pub usable_route: bool,
+    /// The packet's addresses and ports are those that conntrack's entry says it leaves with.
+    pub as_translated: bool,
 }
 
-impl Candidate {
-    /// Whether the packet may become a flow.
+impl Sight {
+    /// Whether the packet may become a flow, at first sight.
     ///
     /// # Errors
     ///
     /// The first reason against it; the ones that matter most to an administrator come first.
+    #[inline(always)]
     pub fn judge(&self, exclusion: Exclusion) -> Result<(), SlowReason> {
-        let reasons = [
-            (self.ipsec, SlowReason::Ipsec),
-            (self.reassembled, SlowReason::Fragment),
-            (self.options, SlowReason::IpOptions),
-        ];
-        first(&reasons)?;
+        if self.ipsec {
+            return Err(SlowReason::Ipsec);
+        }
+        if self.reassembled {
+            return Err(SlowReason::Fragment);
+        }
+        if self.options {
+            return Err(SlowReason::IpOptions);
+        }
         let Some(connection) = self.connection else {
             return Err(SlowReason::Untracked);
         };
-        let reasons = [
-            (exclusion.covers(connection.mark), SlowReason::Marked),
-            (connection.dying, SlowReason::ConntrackGone),
-            (!connection.established, SlowReason::NotEstablished),
-            (connection.helper, SlowReason::Helper),
-            (connection.sequence_adjusted, SlowReason::SequenceAdjusted),
-            (!connection.tcp_established, SlowReason::TcpState),
-            (!self.usable_route, SlowReason::RouteType),
-            (!self.as_translated, SlowReason::Mangled),
-        ];
-        first(&reasons)
+        if exclusion.covers(connection.mark) {
+            return Err(SlowReason::Marked);
+        }
+        if connection.dying {
+            return Err(SlowReason::ConntrackGone);
+        }
+        if !connection.established {
+            return Err(SlowReason::NotEstablished);
+        }
+        Ok(())
     }
 }
 
-/// The first reason that applies.
-fn first(reasons: &[(bool, SlowReason)]) -> Result<(), SlowReason> {
-    match reasons.iter().find(|(applies, _)| *applies) {
-        Some(&(_, reason)) => Err(reason),
-        None => Ok(()),
+impl Details {
+    /// Whether the packet may become a flow, given that it may at first sight.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sight::judge`].
+    pub fn judge(&self) -> Result<(), SlowReason> {
+        if self.helper {
+            return Err(SlowReason::Helper);
+        }
+        if self.sequence_adjusted {
+            return Err(SlowReason::SequenceAdjusted);
+        }
+        if !self.tcp_established {
+            return Err(SlowReason::TcpState);
+        }
+        if !self.usable_route {
+            return Err(SlowReason::RouteType);
+        }
+        if !self.as_translated {
+            return Err(SlowReason::Mangled);
+        }
+        Ok(())
     }
 }
 
@@ -102,32 +127,31 @@ pub const fn consequence(reason: SlowReason) -> Option<GoneReason> {
 mod tests {
     use super::*;
 
-    const PLAIN: Candidate = Candidate {
+    const PLAIN: Sight = Sight {
         ipsec: false,
         reassembled: false,
         options: false,
         connection: Some(ESTABLISHED),
-        usable_route: true,
-        as_translated: true,
     };
 
     const ESTABLISHED: Connection = Connection {
         established: true,
         dying: false,
         mark: 0,
+    };
+
+    const SIMPLE: Details = Details {
         helper: false,
         sequence_adjusted: false,
         tcp_established: true,
+        usable_route: true,
+        as_translated: true,
     };
 
-    fn judge(candidate: Candidate) -> Result<(), SlowReason> {
-        candidate.judge(Exclusion::DEFAULT)
-    }
-
-    fn with(change: fn(&mut Connection)) -> Candidate {
+    fn with(change: fn(&mut Connection)) -> Sight {
         let mut connection = ESTABLISHED;
         change(&mut connection);
-        Candidate {
+        Sight {
             connection: Some(connection),
             ..PLAIN
         }
@@ -135,85 +159,70 @@ mod tests {
 
     #[test]
     fn an_ordinary_established_connection_is_learned() {
-        assert_eq!(judge(PLAIN), Ok(()));
+        assert_eq!(PLAIN.judge(Exclusion::DEFAULT), Ok(()));
+        assert_eq!(SIMPLE.judge(), Ok(()));
     }
 
     #[test]
     fn each_fact_alone_keeps_it_slow() {
+        let ipsec = Sight {
+            ipsec: true,
+            ..PLAIN
+        };
+        let reassembled = Sight {
+            reassembled: true,
+            ..PLAIN
+        };
+        let options = Sight {
+            options: true,
+            ..PLAIN
+        };
+        let untracked = Sight {
+            connection: None,
+            ..PLAIN
+        };
         let cases = [
-            (
-                Candidate {
-                    ipsec: true,
-                    ..PLAIN
-                },
-                SlowReason::Ipsec,
-            ),
-            (
-                Candidate {
-                    reassembled: true,
-                    ..PLAIN
-                },
-                SlowReason::Fragment,
-            ),
-            (
-                Candidate {
-                    options: true,
-                    ..PLAIN
-                },
-                SlowReason::IpOptions,
-            ),
-            (
-                Candidate {
-                    connection: None,
-                    ..PLAIN
-                },
-                SlowReason::Untracked,
-            ),
-            (
-                Candidate {
-                    usable_route: false,
-                    ..PLAIN
-                },
-                SlowReason::RouteType,
-            ),
-            (
-                Candidate {
-                    as_translated: false,
-                    ..PLAIN
-                },
-                SlowReason::Mangled,
-            ),
+            (ipsec, SlowReason::Ipsec),
+            (reassembled, SlowReason::Fragment),
+            (options, SlowReason::IpOptions),
+            (untracked, SlowReason::Untracked),
             (with(|c| c.mark = 0x0800_0001), SlowReason::Marked),
             (with(|c| c.dying = true), SlowReason::ConntrackGone),
             (with(|c| c.established = false), SlowReason::NotEstablished),
-            (with(|c| c.helper = true), SlowReason::Helper),
-            (
-                with(|c| c.sequence_adjusted = true),
-                SlowReason::SequenceAdjusted,
-            ),
-            (with(|c| c.tcp_established = false), SlowReason::TcpState),
         ];
-        for (candidate, reason) in cases {
-            assert_eq!(judge(candidate), Err(reason));
+        for (sight, reason) in cases {
+            assert_eq!(sight.judge(Exclusion::DEFAULT), Err(reason));
+        }
+
+        let cases: [(fn(&mut Details), _); 5] = [
+            (|d| d.helper = true, SlowReason::Helper),
+            (|d| d.sequence_adjusted = true, SlowReason::SequenceAdjusted),
+            (|d| d.tcp_established = false, SlowReason::TcpState),
+            (|d| d.usable_route = false, SlowReason::RouteType),
+            (|d| d.as_translated = false, SlowReason::Mangled),
+        ];
+        for (change, reason) in cases {
+            let mut details = SIMPLE;
+            change(&mut details);
+            assert_eq!(details.judge(), Err(reason));
         }
     }
 
     #[test]
     fn ipsec_is_excluded_without_any_mark_and_named_first() {
-        let marked_too = Candidate {
+        let ipsec = |sight| Sight {
             ipsec: true,
-            ..with(|c| c.mark = 0x0800_0000)
+            ..sight
         };
-        assert_eq!(judge(marked_too), Err(SlowReason::Ipsec));
+        let marked_too = ipsec(with(|c| c.mark = 0x0800_0000));
+        assert_eq!(marked_too.judge(Exclusion::DEFAULT), Err(SlowReason::Ipsec));
         let no_exclusion = Exclusion::new(0, 0).unwrap();
-        assert_eq!(
-            Candidate {
-                ipsec: true,
-                ..PLAIN
-            }
-            .judge(no_exclusion),
-            Err(SlowReason::Ipsec)
-        );
+        assert_eq!(ipsec(PLAIN).judge(no_exclusion), Err(SlowReason::Ipsec));
+        let untracked = Sight {
+            connection: None,
+            ..PLAIN
+        };
+        assert_eq!(ipsec(untracked).judge(no_exclusion), Err(SlowReason::Ipsec));
     }
 
     #[test]

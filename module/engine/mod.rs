@@ -14,7 +14,8 @@
 //! * [`validity`] says whether what was learned about the flow still holds;
 //! * [`window`] follows TCP's sequence space, for conntrack;
 //! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
-//! * [`learning`] decides whether a packet that left the slow path may become a flow;
+//! * [`learning`] decides whether a packet that left the slow path may become a flow, [`doorkeeper`] whether it
+//!   is worth while;
 //! * [`ageing`] decides how long a flow is kept;
 //! * [`reason`] names every way out of the fast path, [`config`] what an administrator can set,
 //!   [`wire`] both and all else for user space.
@@ -22,6 +23,7 @@
 pub mod ageing;
 pub mod checksum;
 pub mod config;
+pub mod doorkeeper;
 pub mod index;
 pub mod ip;
 pub mod key;

@@ -53,6 +53,7 @@ numbered! {
         SAMPLE_INTERVAL = "sample-interval",
         TABLE_SIZE = "table-size",
         IPSEC = "ipsec",
+        LEARN_AFTER = "learn-after",
     }
 }
 

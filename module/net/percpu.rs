@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters that every CPU has its own copy of.
+//! Counters and the like that every CPU has its own copy of.
 
 use core::ptr::NonNull;
 
 use kernel::prelude::*;
 
 use crate::bindings;
+use crate::engine::doorkeeper::Doorkeeper;
 
 /// `N` counters, each counted on every CPU separately and summed up when read. Counting touches no
 /// memory that another CPU writes, and is not lost to an interrupt in between.
@@ -70,6 +71,58 @@ impl<const N: usize> Counters<N> {
 impl<const N: usize> Drop for Counters<N> {
     fn drop(&mut self) {
         // SAFETY: By the invariant this is ours to free, and nobody counts any more.
+        unsafe { bindings::free_percpu(self.0.as_ptr().cast()) };
+    }
+}
+
+/// A value that is valid if all its bytes are zero.
+///
+/// # Safety
+///
+/// It has to be.
+pub unsafe trait Zeroed: Send + Sync {}
+
+// SAFETY: It consists of integers.
+unsafe impl Zeroed for Doorkeeper {}
+
+/// A `T` for every CPU, all zero at first.
+///
+/// # Invariants
+///
+/// The pointer is to a per-CPU allocation of `T`s, owned by this.
+pub struct PerCpu<T: Zeroed>(NonNull<T>);
+
+// SAFETY: The allocation is not bound to a thread, and what is in it is shared.
+unsafe impl<T: Zeroed> Send for PerCpu<T> {}
+// SAFETY: As above.
+unsafe impl<T: Zeroed> Sync for PerCpu<T> {}
+
+impl<T: Zeroed> PerCpu<T> {
+    /// Allocates them.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        // No more than there is of one CPU's area, nor otherwise aligned.
+        const { assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096) };
+        // SAFETY: Allocates zeroed memory.
+        let memory = unsafe { bindings::ft_alloc_percpu(size_of::<T>(), align_of::<T>()) };
+        NonNull::new(memory.cast::<T>()).map(Self).ok_or(ENOMEM)
+    }
+
+    /// That of the CPU that the code runs on; of one on which it has just run if it is moved meanwhile.
+    pub fn this_cpu(&self) -> &T {
+        // SAFETY: By the invariant there is one for every CPU, which lives as long as `self`, and is valid since
+        // zero is.
+        unsafe { &*bindings::ft_this_cpu_ptr(self.0.as_ptr().cast()).cast::<T>() }
+    }
+}
+
+impl<T: Zeroed> Drop for PerCpu<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant this is ours to free. There is nothing in it to be dropped, or zero would not
+        // be valid.
         unsafe { bindings::free_percpu(self.0.as_ptr().cast()) };
     }
 }

@@ -236,9 +236,21 @@ impl<T: Entry> Table<T> {
         key: impl FnOnce(&Hasher) -> Key,
         is: impl Fn(&T, Key) -> bool,
     ) -> Option<&'rcu T> {
-        let active = self.active.read(read)?;
+        self.find_or_hash(read, key, is).ok()
+    }
+
+    /// The same; if there is none, the hash of the key, or `None` if the table is closed.
+    #[inline(always)]
+    pub fn find_or_hash<'rcu>(
+        &'rcu self,
+        read: Read<'rcu>,
+        key: impl FnOnce(&Hasher) -> Key,
+        is: impl Fn(&T, Key) -> bool,
+    ) -> Result<&'rcu T, Option<Hash>> {
+        let active = self.active.read(read).ok_or(None)?;
         let key = key(&active.hasher);
-        active.find(active.hasher.hash(key), |entry| is(entry, key))
+        let hash = active.hasher.hash(key);
+        active.find(hash, |entry| is(entry, key)).ok_or(Some(hash))
     }
 
     /// The key that `key` computes. `None` if the table is closed.

@@ -13,7 +13,7 @@ from lab.traffic import Datagrams, Stream
 DEFAULTS = {
     "enabled": 0, "mark-value": 0x08000000, "mark-mask": 0x08000000, "tcp-timeout": 30000,
     "udp-timeout": 30000, "sample-interval": 1000, "table-size": 131072,
-    "ipsec": "exclude",
+    "ipsec": "exclude", "learn-after": 3,
 }
 
 
@@ -35,6 +35,8 @@ def test_values_are_kept_and_others_left_alone(router):
     ({"table_size": 15}, "table-size", "between 16 and 4194304"),
     ({"table_size": 0xffffffff}, "table-size", "between 16 and 4194304"),
     ({"ipsec": 2}, "ipsec", "exclude"),
+    ({"learn_after": 0}, "learn-after", "between 1 and 15"),
+    ({"learn_after": 16}, "learn-after", "between 1 and 15"),
 ])
 def test_what_cannot_be_is_refused_with_the_reason(router, config, attribute, why):
     with pytest.raises(NlError) as refusal:

@@ -58,6 +58,23 @@ def test_each_direction_is_learned_from_its_own_packets(router, datagrams):
     assert flow["out-ifindex"] == router.router.index("lan0")
 
 
+@both
+def test_a_connection_of_four_packets_is_not_learned(router, datagrams):
+    """But one that goes on, with the third of either direction that could have been fast."""
+    router.control.enable(learn_after=3)
+    datagrams.warm_up()
+    before = router.control.stats()
+    for port in range(1000, 1010):
+        short = router.until_removed(Datagrams(router.lan, router.wan, router.WAN, port))
+        short.exchange(2)
+    after = router.control.stats() - before
+    assert (after.learned, after.reasons()) == (0, {"not-established": 10, "learning": 30})
+    # The first packet of the original direction did not count.
+    for learned in (1, 2):
+        short.exchange(1)
+        assert (router.control.stats() - before).learned == learned
+
+
 def test_devices_are_attached_by_themselves_and_only_those(router, datagrams):
     router.control.enable()
     assert router.control.stats().devices == 0

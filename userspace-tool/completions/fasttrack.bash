@@ -16,7 +16,7 @@ _fasttrack() {
 	local options='-a --handle -c --check -f --file -j --json -n --numeric -N --netns
 		-h --help -V --version'
 	local verbs='enable disable set list flush delete monitor'
-	local keys='mark tcp-timeout udp-timeout sample-interval table-size ipsec'
+	local keys='mark tcp-timeout udp-timeout sample-interval table-size learn-after ipsec'
 	local conditions='tcp udp protocol ip ip6 original reply saddr daddr sport dport
 		iifname oifname iif oif state mark ipsec id'
 	local words=() index word value=''

@@ -18,7 +18,8 @@ Commands:
   enable [--mark VALUE/MASK]     install the rules and switch the fast path on
   disable                        switch the fast path off and remove the rules
   set KEY VALUE ...              change mark, tcp-timeout, udp-timeout,
-                                 sample-interval, table-size or ipsec
+                                 sample-interval, table-size,
+                                 learn-after or ipsec
   list flows [FILTER]            flows on the fast path
   list config | stats | ruleset  configuration, counters, rules in nf_tables
   flush flows                    forget every flow

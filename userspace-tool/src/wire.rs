@@ -59,6 +59,7 @@ attributes! {
         SAMPLE_INTERVAL = 6 "sample-interval",
         TABLE_SIZE = 7 "table-size",
         IPSEC = 8 "ipsec",
+        LEARN_AFTER = 9 "learn-after",
     }
 }
 

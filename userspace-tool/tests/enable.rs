@@ -15,7 +15,7 @@ const MARK: Mark = Mark::DEFAULT;
 const OTHER: Mark = Mark { value: 1, mask: 3 };
 
 fn config(enabled: bool, mark: Mark) -> support::Config {
-    [enabled.into(), mark.value, mark.mask, 30_000, 10_000, 1000, 65536, 0]
+    [enabled.into(), mark.value, mark.mask, 30_000, 10_000, 1000, 65536, 0, 3]
 }
 
 /// A world that was brought to a state by the tool itself.

@@ -37,7 +37,7 @@ use support::flows;
 use support::genl;
 use support::tool;
 
-const ENABLED: support::Config = [1, 0x0800_0000, 0x0800_0000, 30_000, 10_000, 1000, 65536, 0];
+const ENABLED: support::Config = [1, 0x0800_0000, 0x0800_0000, 30_000, 10_000, 1000, 65536, 0, 3];
 
 fn world(name: &str) -> World {
     let default = World::default();

@@ -29,8 +29,9 @@ class Control:
             self._family = YnlFamily(str(SPECIFICATION), schema="")
 
     def enable(self, **config):
-        """Switches it on."""
-        self.set(enabled=1, **config)
+        """Switches it on. Unless something else is asked for, a flow is learned with the first packet that can be:
+        nobody has to count those that come before."""
+        self.set(enabled=1, **{"learn_after": 1} | config)
 
     def disable(self):
         """Switches it off."""

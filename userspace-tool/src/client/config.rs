@@ -9,6 +9,7 @@ use crate::nl::Request;
 use crate::wire::IpsecMode;
 use crate::wire::config::ENABLED;
 use crate::wire::config::IPSEC;
+use crate::wire::config::LEARN_AFTER;
 use crate::wire::config::MARK_MASK;
 use crate::wire::config::MARK_VALUE;
 use crate::wire::config::SAMPLE_INTERVAL;
@@ -33,6 +34,8 @@ pub struct Config {
     pub table_size: u32,
     /// What becomes of connections that IPsec encrypts or has decrypted.
     pub ipsec: IpsecMode,
+    /// The packet of a direction with which it is learned.
+    pub learn_after: u32,
 }
 
 /// What is to change; the rest stays as it is.
@@ -52,6 +55,8 @@ pub struct Change {
     pub table_size: Option<u32>,
     /// See [`Config::ipsec`].
     pub ipsec: Option<IpsecMode>,
+    /// See [`Config::learn_after`].
+    pub learn_after: Option<u32>,
 }
 
 impl Config {
@@ -59,6 +64,8 @@ impl Config {
         let (mut enabled, mut value, mut mask) = (None, None, None);
         // A module that does not know the word excludes.
         let mut ipsec = IpsecMode::EXCLUDE;
+        // And one that does not know this one learns with the first.
+        let mut learn_after = 1;
         let (mut tcp, mut udp, mut sample, mut size) = (None, None, None, None);
         for attribute in attributes {
             let attribute = attribute?;
@@ -71,6 +78,7 @@ impl Config {
                 SAMPLE_INTERVAL => sample = Some(attribute.u32()?),
                 TABLE_SIZE => size = Some(attribute.u32()?),
                 IPSEC => ipsec = IpsecMode(attribute.u8()?.into()),
+                LEARN_AFTER => learn_after = attribute.u32()?,
                 _ => {}
             }
         }
@@ -86,6 +94,7 @@ impl Config {
             sample_interval: sample.ok_or_else(missing(SAMPLE_INTERVAL))?,
             table_size: size.ok_or_else(missing(TABLE_SIZE))?,
             ipsec,
+            learn_after,
         })
     }
 }
@@ -109,6 +118,7 @@ impl Change {
             (UDP_TIMEOUT, self.udp_timeout),
             (SAMPLE_INTERVAL, self.sample_interval),
             (TABLE_SIZE, self.table_size),
+            (LEARN_AFTER, self.learn_after),
         ] {
             if let Some(value) = value {
                 request = request.u32(attribute, value);
@@ -132,6 +142,7 @@ impl From<Config> for Change {
             sample_interval: Some(config.sample_interval),
             table_size: Some(config.table_size),
             ipsec: Some(config.ipsec),
+            learn_after: Some(config.learn_after),
         }
     }
 }

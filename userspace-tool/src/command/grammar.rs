@@ -47,8 +47,15 @@ pub const VERBS: &[&str] = &["enable", "disable", "set", "list", "flush", "delet
 /// What can be listed.
 pub const LISTS: &[&str] = &["flows", "config", "stats", "ruleset"];
 /// What can be set.
-pub const KEYS: &[&str] =
-    &["mark", "tcp-timeout", "udp-timeout", "sample-interval", "table-size", "ipsec"];
+pub const KEYS: &[&str] = &[
+    "mark",
+    "tcp-timeout",
+    "udp-timeout",
+    "sample-interval",
+    "table-size",
+    "learn-after",
+    "ipsec",
+];
 /// The words that conditions start with.
 pub const CONDITIONS: &[&str] = &[
     "tcp", "udp", "protocol", "ip", "ip6", "original", "reply", "saddr", "daddr", "sport", "dport",
@@ -276,6 +283,14 @@ impl<'a> Parser<'a> {
                     })?;
                     change.table_size = Some(size.value);
                     places.push((config::TABLE_SIZE, size.span));
+                    continue;
+                }
+                "learn-after" => {
+                    let packets = self.value("a number of packets", |word| {
+                        parse_u32(word).ok_or("expecting a number of packets")
+                    })?;
+                    change.learn_after = Some(packets.value);
+                    places.push((config::LEARN_AFTER, packets.span));
                     continue;
                 }
                 "ipsec" => {

@@ -105,8 +105,16 @@ impl Settings {
 
     /// Adds what a later command sets.
     pub fn extend(&mut self, later: Self) {
-        let Change { enabled, mark, tcp_timeout, udp_timeout, sample_interval, table_size, ipsec } =
-            later.change;
+        let Change {
+            enabled,
+            mark,
+            tcp_timeout,
+            udp_timeout,
+            sample_interval,
+            table_size,
+            ipsec,
+            learn_after,
+        } = later.change;
         let change = &mut self.change;
         change.enabled = enabled.or(change.enabled);
         change.mark = mark.or(change.mark);
@@ -115,6 +123,7 @@ impl Settings {
         change.sample_interval = sample_interval.or(change.sample_interval);
         change.table_size = table_size.or(change.table_size);
         change.ipsec = ipsec.or(change.ipsec);
+        change.learn_after = learn_after.or(change.learn_after);
         self.places.extend(later.places);
     }
 }
@@ -128,6 +137,7 @@ pub fn pairs(change: &Change) -> Vec<(&'static str, String)> {
         ("udp-timeout", change.udp_timeout.map(time)),
         ("sample-interval", change.sample_interval.map(time)),
         ("table-size", change.table_size.map(|size| size.to_string())),
+        ("learn-after", change.learn_after.map(|packets| packets.to_string())),
         ("ipsec", change.ipsec.map(|mode| mode.to_string())),
     ]
     .into_iter()

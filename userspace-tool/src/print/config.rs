@@ -35,6 +35,7 @@ pub fn config_json(config: &Config) -> Json {
         ("udp_timeout_ms", config.udp_timeout.into()),
         ("sample_interval_ms", config.sample_interval.into()),
         ("table_size", config.table_size.into()),
+        ("learn_after", config.learn_after.into()),
         ("ipsec", config.ipsec.to_string().into()),
     ]);
     Json::object([("config", fields)])
@@ -53,12 +54,13 @@ mod tests {
         #[test]
         fn the_listing_is_the_configuration(
             enabled: bool, bits: u32, mask: u32, tcp_timeout: u32, udp_timeout: u32,
-            sample_interval: u32, table_size: u32, accelerate: bool,
+            sample_interval: u32, table_size: u32, learn_after: u32, accelerate: bool,
         ) {
             let mark = Mark { value: bits & mask, mask };
             let ipsec = IpsecMode(accelerate.into());
             let config = Config {
                 enabled, mark, tcp_timeout, udp_timeout, sample_interval, table_size, ipsec,
+                learn_after,
             };
             let mut read = Settings::default();
             let mut switched = None;

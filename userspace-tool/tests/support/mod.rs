@@ -240,7 +240,7 @@ pub fn flows() -> Vec<Flow> {
 }
 
 /// The configuration, as numbers by attribute.
-pub type Config = [u32; 8];
+pub type Config = [u32; 9];
 
 /// What the simulated kernel holds.
 pub struct World {
@@ -279,7 +279,7 @@ impl Default for World {
             privileged: true,
             has_nf_tables: true,
             has_netlink: true,
-            config: [0, 0, 0, 30_000, 10_000, 1000, 65536, 0],
+            config: [0, 0, 0, 30_000, 10_000, 1000, 65536, 0, 3],
             flows: Vec::new(),
             interruptions: 0,
             table: None,
@@ -347,7 +347,9 @@ impl World {
         let request = (2..=7).fold(request, |request, attribute| {
             request.u32(attribute, self.config[usize::from(attribute) - 1])
         });
-        request.u8(wire::config::IPSEC, self.config[7] as u8)
+        request
+            .u8(wire::config::IPSEC, self.config[7] as u8)
+            .u32(wire::config::LEARN_AFTER, self.config[8])
     }
 
     fn generic(&mut self, bytes: &[u8]) -> Vec<Answer> {
