@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,12 +26,39 @@ def pytest_collection_modifyitems(config, items):
     items[:] = items[number - 1::count]
 
 
+#: How many tests of a run may be tried again.
+SECOND_TRIES = 4
+#: What the tests that were tried again had failed with.
+tried_again = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Tries a test a second time that has failed, unless many have, or it is the kernel that complained or something was
+    left behind. The guest is slow and shares its processors with others: now and then a packet, an answer or a timer
+    comes later than any test can wait for. What it had failed with is told at the end all the same."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    failed = [report for report in reports if report.failed]
+    if failed and all(report.when != "teardown" for report in failed) and len(tried_again) < SECOND_TRIES:
+        tried_again.append((item.nodeid, failed[0].longreprtext))
+        item._initrequest()  # pylint: disable=protected-access
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 def pytest_terminal_summary(terminalreporter):
     """Prints what tests have found out."""
     for title, lines in findings.tables():
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
+    for nodeid, why in tried_again:
+        terminalreporter.section(f"failed at first: {nodeid}")
+        terminalreporter.write_line(why)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -207,21 +207,24 @@ class Crossroads:
         family.prepare_router(self.router)
         family.prepare_host(self.far)
         link(self.lan, "eth0", self.router, "lan0")
-        self.lan.ip("addr", "add", f"{family.lan}/{family.net}", "dev", "eth0")
-        self.router.ip("addr", "add", f"{family.lan_gateway}/{family.net}", "dev", "lan0")
-        self.lan.ip("route", "add", "default", "via", family.lan_gateway)
-        for way, (own, hop) in enumerate(family.ways):
+        self.lan.ip_batch([f"addr add {family.lan}/{family.net} dev eth0",
+                           f"route add default via {family.lan_gateway}"])
+        for way in range(len(family.ways)):
             link(self.far, f"eth{way}", self.router, f"wan{way}")
-            self.router.ip("addr", "add", f"{own}/{family.net}", "dev", f"wan{way}")
-            self.far.ip("addr", "add", f"{hop}/{family.net}", "dev", f"eth{way}")
-        self.far.ip("link", "add", "eth0b", "link", "eth0", "type", "macvlan", "mode", "bridge")
-        self.far.ip("link", "set", "eth0b", "up")
-        self.far.ip("addr", "add", f"{family.other_hop}/{family.host}", "dev", "eth0b")
-        self.far.ip("addr", "add", f"{family.far}/{family.host}", "dev", "lo")
-        self.far.ip("route", "add", family.lan_net, "via", family.ways[0][0])
-        if routed:
-            self.router.ip("route", "add", family.far_net, "via", family.ways[0][1])
-            self.router.ip("route", "add", "default", "via", family.ways[1][1])
+        self.far.ip_batch([
+            *(f"addr add {hop}/{family.net} dev eth{way}" for way, (_, hop) in enumerate(family.ways)),
+            "link add eth0b link eth0 type macvlan mode bridge",
+            "link set eth0b up",
+            f"addr add {family.other_hop}/{family.host} dev eth0b",
+            f"addr add {family.far}/{family.host} dev lo",
+            f"route add {family.lan_net} via {family.ways[0][0]}",
+        ])
+        self.router.ip_batch([
+            f"addr add {family.lan_gateway}/{family.net} dev lan0",
+            *(f"addr add {own}/{family.net} dev wan{way}" for way, (own, _) in enumerate(family.ways)),
+            *((f"route add {family.far_net} via {family.ways[0][1]}",
+               f"route add default via {family.ways[1][1]}") if routed else ()),
+        ])
         self.router.nft(FIREWALL.format(table=family.table))
         if masquerade:
             self.router.nft(MASQUERADE.format(table=family.table))

@@ -25,7 +25,7 @@ _CARRIERS = itertools.count(1)
 def link(a, device_a, b, device_b, offloads=False):
     """A cable (veth). Without offloads, packets are as they would be on one: whole, with their
     checksums, no longer than the MTU."""
-    a.run("ip", "link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
+    a.ip("link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
     for namespace, device in ((a, device_a), (b, device_b)):
         if not offloads:
             namespace.run("ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off",

@@ -96,14 +96,13 @@ class Router:
             made = kind(host, "eth0", self.router, device, offloads)
             if made:
                 self.until_removed(made)
-        for namespace, address, device in ((self.lan, self.LAN, "eth0"),
-                                           (self.router, self.LAN_GATEWAY, "lan0"),
-                                           (self.router, self.WAN_GATEWAY, "wan0"),
-                                           (self.wan, self.WAN, "eth0")):
-            namespace.ip("addr", "add", f"{address}/{self.net}", "dev", device)
-        self.lan.ip("route", "add", "default", "via", self.LAN_GATEWAY)
-        # For tests without NAT.
-        self.wan.ip("route", "add", self.address("10.0.0.0/24"), "via", self.WAN_GATEWAY)
+        self.lan.ip_batch([f"addr add {self.LAN}/{self.net} dev eth0",
+                           f"route add default via {self.LAN_GATEWAY}"])
+        self.router.ip_batch([f"addr add {self.LAN_GATEWAY}/{self.net} dev lan0",
+                              f"addr add {self.WAN_GATEWAY}/{self.net} dev wan0"])
+        # The route is for tests without NAT.
+        self.wan.ip_batch([f"addr add {self.WAN}/{self.net} dev eth0",
+                           f"route add {self.address('10.0.0.0/24')} via {self.WAN_GATEWAY}"])
         self.forward(True)
         self.router.sysctl("net.ipv4.conf.all.rp_filter", 0)
         if firewall:
