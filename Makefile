@@ -10,6 +10,7 @@
 # make test           all tests
 # make bench          count the instructions that a packet costs; BASELINE=update: and make them
 #                     the baseline; ARGS=…: only some, or others (see tests/bench/run)
+# make bench-cpus     what a second processor is good for, and which memory two of them share
 # make bench-native   the same in nanoseconds, in User-Mode Linux; BASELINE and ARGS likewise
 # make bench-engine   how long the engine's parts take on this machine; ARGS=…: for Criterion
 # FLAVOUR=amd64       with make or make bench: Debian's kernel for real machines, which has PPPoE; what is built
@@ -44,7 +45,7 @@ kdir = $(shell $(kernel) --kdir)
 inside := $(root)/scripts/in-toolchain --
 endif
 
-.PHONY: all module tool prepare router install uninstall demo test bench bench-native bench-engine selftests lint clean
+.PHONY: all module tool prepare router install uninstall demo test bench bench-native bench-cpus bench-engine selftests lint clean
 
 all: module tool
 
@@ -92,6 +93,9 @@ bench-native: tool
 		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root) MO=$(native)/module modules && \
 		$(inside) $(MAKE) -C $$uml ARCH=um SUBARCH=x86 M=$(root)/tests/bench/floor MO=$(native)/floor modules
 	@$(root)/tests/bench/run --native $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
+
+bench-cpus: all
+	@$(root)/tests/bench/cpus $(ARGS)
 
 bench-engine: prepare
 	@$(inside) cargo bench --locked --manifest-path $(root)/module/engine/benches/Cargo.toml \

@@ -104,6 +104,16 @@ class Generator:
                 for setting in settings:
                     _write(name, setting)
 
+    def start(self):
+        """Has the generators of all processors send what they were prepared for."""
+        with self._place.inside():
+            _write("pgctrl", "start")
+
+    def said(self, name):
+        """What is said of a device, as a generator calls it."""
+        with self._place.inside():
+            return (CONTROL / name).read_text(encoding="ascii")
+
     def _start(self, device, count):
         with self._place.inside():
             # The result is no longer that of the last time.

@@ -12,7 +12,8 @@ from pathlib import Path as File
 HERE = File(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import growth  # noqa: E402  (found through the path above, as are those below)
+import cpus  # noqa: E402  (found through the path above, as are those below)
+import growth  # noqa: E402
 import ipsec  # noqa: E402
 import links  # noqa: E402
 import matrix  # noqa: E402
@@ -104,7 +105,7 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "ipsec", "native"),
+    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "ipsec", "native", "cpus", "sharing"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
                         choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY, *ipsec.ONLY_HERE)],
@@ -115,6 +116,7 @@ def arguments():
     parser.add_argument("--flows", action="append", choices=[str(flows.count) for flows in matrix.FLOWS])
     parser.add_argument("--link", action="append", choices=[link.name for link in links.LINKS],
                         help="with `links`: what the router's devices are")
+    parser.add_argument("--same", action="store_true", help="with `sharing`: packets of the same connections on both")
     parser.add_argument("--most", type=int, default=1_000_000,
                         help="with `growth`: how many connections at most")
     parser.add_argument("--rounds", type=int, default=60,
@@ -149,6 +151,8 @@ def main():
     prepare()
     if selection.what == "links":
         return links.main(selection, say)
+    if selection.what in ("cpus", "sharing"):
+        return cpus.main(selection, say)
     if selection.what == "ipsec":
         return ipsec.main(selection, say)
     network = Network()
