@@ -26,11 +26,20 @@ def patient(text: str) -> str:
     text = re.sub(r"^(SOCAT|SCTP_TEST)_TIMEOUT=\d+", r"\1_TIMEOUT=400", text, flags=re.MULTILINE)
     # nft_queue.sh: how long its listeners wait for a packet, and what it transfers, in megabytes; an eighth of it on
     # a slow machine.
-    text = re.sub(r"^timeout=5$", "timeout=40", text, flags=re.MULTILINE)
+    text = re.sub(r"^timeout=5$", "timeout=20", text, flags=re.MULTILINE)
     text = re.sub(r"^COUNT=200$", "COUNT=40", text, flags=re.MULTILINE)
     # And how many milliseconds it holds a packet back for, within which another program has to send the next one.
     text = text.replace("nf_queue -q 12 -d 1000 ", "nf_queue -q 12 -d 3000 ")
-    return re.sub(r"\btimeout (?:3|5|10) (?=ip netns exec|socat|iperf3)", "timeout 60 ", text)
+    # nft_nat.sh waits for all of the time in which its receivers listen.
+    text = re.sub(r"\btimeout 3 (?=socat)", "timeout 20 ", text)
+    return re.sub(r"\btimeout (?:5|10) (?=ip netns exec|socat|iperf3)", "timeout 60 ", text)
+
+
+def tainted(text: str) -> str:
+    """Lets nft_queue.sh judge what it would not on a kernel that is tainted already, as it is by a module that is not
+    its own: whether it is more so afterwards."""
+    text = text.replace('if [ "$tainted_then" -ne 0 ];then', "if false;then")
+    return text.replace('if [ "$tainted_now" -eq 0 ];then', 'if [ "$tainted_now" -eq "$tainted_then" ];then')
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Script:
     fast: re.Pattern[str] | None = None
     #: Cases that pass without fasttrack and cannot with it, and why.
     excepted: dict[str, str] = field(default_factory=dict)
+    #: What fasttrack does with IPsec.
+    ipsec: str = "exclude"
 
     @property
     def name(self) -> str:
@@ -55,25 +66,33 @@ class Script:
 
     @property
     def label(self) -> str:
-        """Its name, and with what arguments it is run."""
-        return " ".join([self.name, *self.arguments])
+        """Its name, with what arguments it is run, and in which mode of IPsec if not the usual one."""
+        mode = [] if self.ipsec == "exclude" else [f"({self.ipsec})"]
+        return " ".join([self.name, *self.arguments, *mode])
 
 
-def flowtable(*mtus_and_size: int) -> Script:
+#: A case of nft_flowtable.sh.
+IPSEC = "ipsec tunnel mode for ns1/ns2"
+
+
+def flowtable(*mtus_and_size: int, ipsec: str = "exclude") -> Script:
     """nft_flowtable.sh. Without fasttrack it is as the kernel has it, with its flowtable; with fasttrack
     there is none. It finds out that packets took the fast path from what rules counted."""
     arguments = [word for pair in zip(("-o", "-l", "-r", "-s"), map(str, mtus_and_size), strict=True) for word in pair]
+    excepted = {
+        "dscp_fwd: dscp packet counters match": "it wants packets without the DSCP that a rule sets, as the "
+        "flowtable sends them; fasttrack sets it in all",
+    }
+    if ipsec == "exclude":
+        excepted[IPSEC] = "IPsec stays slow, so that rules count all of it"
     return Script(
         "net/netfilter/nft_flowtable.sh",
         ("nsr1",),
         tuple(arguments),
         without_flowtable,
-        re.compile("flow offload|bridge"),
-        {
-            "dscp_fwd: dscp packet counters match": "it wants packets without the DSCP that a rule sets, as the "
-            "flowtable sends them; fasttrack sets it in all",
-            "ipsec tunnel mode for ns1/ns2": "IPsec stays slow, so that rules count all of it",
-        },
+        re.compile("flow offload|bridge|ipsec" if ipsec == "accelerate" else "flow offload|bridge|IPv6 ipsec"),
+        excepted,
+        ipsec,
     )
 
 
@@ -81,6 +100,7 @@ def scripts(seed: int) -> list[Script]:
     """All of them. What is random about them follows from the seed, and so is the same in both runs."""
     return [
         flowtable(9000, 1500, 2000, 2 << 20),
+        flowtable(9000, 1500, 2000, 2 << 20, ipsec="accelerate"),
         *random_flowtables(seed),
         Script("net/netfilter/nft_nat.sh", ("ns0",)),
         Script("net/netfilter/nft_nat_zones.sh", ("gw",)),
@@ -92,7 +112,7 @@ def scripts(seed: int) -> list[Script]:
         Script("net/netfilter/nft_queue.sh", ("nsrouter",)),
         Script("net/netfilter/rpath.sh", ("ns2",)),
         Script("net/netfilter/vxlan_mtu_frag.sh", ("router", "vtep")),
-        Script("net/pmtu.sh", ("ns-r",), PMTU),
+        Script("net/pmtu.sh", ("ns_r",), PMTU),
     ]
 
 
