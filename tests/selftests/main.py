@@ -212,13 +212,15 @@ def prepare() -> None:
 
 
 def chosen(all_of_them: list[Script], wanted: list[str]) -> list[Script]:
-    """Those that are named, with the arguments that are given with the name, or else all that they are run with."""
+    """Those that are named: as in the table, or all of a name, or with the arguments that are given with the name."""
     found = []
-    for words in map(str.split, wanted):
-        of_that_name = [script for script in all_of_them if script.name == words[0]]
+    for words in wanted:
+        name, *arguments = words.split()
+        exactly = [script for script in all_of_them if script.label == words]
+        of_that_name = exactly or [script for script in all_of_them if script.name == name]
         if not of_that_name:
-            sys.exit(f"selftests: {words[0]} is not among them")
-        found += [replace(of_that_name[0], arguments=tuple(words[1:]))] if words[1:] else of_that_name
+            sys.exit(f"selftests: {name} is not among them")
+        found += [replace(of_that_name[0], arguments=tuple(arguments))] if arguments and not exactly else of_that_name
     return found if wanted else all_of_them
 
 
@@ -238,7 +240,9 @@ def main() -> int:
             outcome = run(script, with_fasttrack, wanted.output)
             outcomes.append(outcome)
             kind = "with" if with_fasttrack else "without"
-            print(f"selftests: {script.label} {kind} fasttrack: {outcome.summary} ({outcome.seconds:.0f} s)", flush=True)
+            fast = f", {sum(case.fast for case in outcome.cases)} packets fast" if with_fasttrack else ""
+            summary = f"{outcome.summary}{fast} ({outcome.seconds:.0f} s)"
+            print(f"selftests: {script.label} {kind} fasttrack: {summary}", flush=True)
             if outcome.status != 0 and not wanted.output:
                 print("\n".join(f"    {line}" for line in outcome.output[-300:]), flush=True)
         lines += table(script, *outcomes)

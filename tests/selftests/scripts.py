@@ -133,7 +133,7 @@ def random_flowtables(seed: int) -> list[Script]:
     """nft_flowtable.sh with random MTUs and sizes, which it otherwise draws itself. It goes up to 64 MB;
     an emulated processor would take too long for that."""
     draw = random.Random(seed)
-    return [flowtable(*(draw.randrange(1280, 65536) for _ in range(3)), draw.randrange(2 << 20, 12 << 20)) for _ in range(2)]
+    return [flowtable(*(draw.randrange(1280, 65536) for _ in range(3)), draw.randrange(2 << 20, 4 << 20)) for _ in range(2)]
 
 
 # Of pmtu.sh, what is forwarded by R1 and R2, whose flows have to follow the MTU, the route and the
