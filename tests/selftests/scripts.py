@@ -24,6 +24,8 @@ def patient(text: str) -> str:
     """Gives a script more time, as an emulated processor needs it, where it ends what takes too long, and less to
     transfer where it would not come to an end."""
     text = re.sub(r"^(SOCAT|SCTP_TEST)_TIMEOUT=\d+", r"\1_TIMEOUT=400", text, flags=re.MULTILINE)
+    # nft_flowtable.sh's socat gives up half a second after one direction has ended, whether the other has or not.
+    text = text.replace("socat -${proto} ", "socat -t 60 -${proto} ")
     # nft_queue.sh: how long its listeners wait for a packet, and what it transfers, in megabytes; an eighth of it on
     # a slow machine.
     text = re.sub(r"^timeout=5$", "timeout=20", text, flags=re.MULTILINE)
