@@ -1179,6 +1179,53 @@ def test_advertisements_that_say_the_same_again_change_nothing(cross):
     assert after.fast == 200, after.reasons()
 
 
+@ONLY_IPV6
+@pytest.mark.parametrize("guarded", [False, True], ids=["unguarded", "guarded"])
+def test_path_mtus_that_a_stranger_makes_up(cross, guarded):
+    """The router believes everyone who says that a packet of its own was too large, and keeps that as a route of the
+    packet's destination. That is a change of routes like others; what belongs to no connection can be refused."""
+    from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6PacketTooBig, IPv6 as Header
+    from scapy.layers.l2 import Ether
+    if guarded:
+        cross.router.nft("""
+            table ip6 guard {
+                counter refused { }
+                chain input {
+                    type filter hook input priority filter;
+                    ct state invalid counter name refused drop
+                }
+            }
+        """)
+    own, hop = cross.family.ways[0]
+    wire = cross.until_removed(Wire(cross.far, "eth0"))
+
+    def tell(number):
+        to = f"2001:db8:f::{0x100 + number:x}"
+        wire.put(Ether(src=cross.far.mac("eth0"), dst=cross.router.mac("wan0")) / Header(src=hop, dst=own)
+                 / ICMPv6PacketTooBig(mtu=1280) / Header(src=own, dst=to, nh=58, plen=1400) / ICMPv6EchoRequest())
+        if guarded:
+            wait_until(lambda: f"packets {number + 1} "
+                       in cross.router.run("nft", "list", "counter", "ip6", "guard", "refused"))
+        else:
+            wait_until(lambda: to in cross.router.ip("-6", "route", "show", "cache"))
+
+    cross.control.enable(sample_interval=60000)
+    talk = cross.talk("udp")
+    talk.make_fast()
+    before = cross.control.stats()
+    for number in range(10):
+        tell(number)
+        talk.exchange(10)
+    after = cross.control.stats() - before
+    slow = sum(after.slow.values())
+    if guarded:
+        assert after.fast == 200, after.reasons()
+    else:
+        # One packet of each direction.
+        assert after.slow["stale-route"] == slow == 2 * 10, after.reasons()
+        assert after.fast == 200 - slow
+
+
 # Noticed by the next sample only: nothing tells anyone about these, and so the flow goes on for as long as
 # the sampling interval.
 
