@@ -204,11 +204,13 @@ class Site:
         own.gateway.ip("xfrm", "policy", verb, *self.selector(own, peer, wide=True), *self._interface,
                        "dir", "out", "priority", priority, "action", "block")
 
-    def states(self, spi, *limit, key=KEY):
-        """Adds the states of both directions, at both ends."""
-        for end in (self.a, self.b):
-            for source, destination in self.ends():
-                self.state(end, source, destination, spi + source.number, "reqid", 1, *limit,
+    def states(self, spi, *limit, key=KEY, out=()):
+        """Adds the states of both directions, at both ends; some words may be for what A sends only."""
+        for source, destination in self.ends():
+            # Nobody sends what cannot be received yet.
+            for end in (destination, source):
+                more = out if end is source is self.a else ()
+                self.state(end, source, destination, spi + source.number, "reqid", 1, *limit, *more,
                            "aead", "rfc4106(gcm(aes))", key, 128)
 
     def state(self, end, source, destination, spi, *words):
@@ -257,6 +259,26 @@ def decapsulating(gateway, family):
     made.setsockopt(socket.IPPROTO_UDP, udp_encap, espinudp)
     made.bind((ADDRESSES[family]["anywhere"], 4500))
     return made
+
+
+class Questions:
+    """What whoever negotiates states for a gateway is asked. Unless somebody listens nobody is, and nothing is kept
+    until there is a state."""
+
+    _NETLINK_XFRM, _XFRMNLGRP_ACQUIRE, _XFRM_MSG_ACQUIRE = 6, 1, 0x17
+
+    def __init__(self, gateway):
+        self._socket = gateway.socket(socket.AF_NETLINK, socket.SOCK_RAW, self._NETLINK_XFRM)
+        self._socket.bind((0, 1 << (self._XFRMNLGRP_ACQUIRE - 1)))
+        self._socket.settimeout(10)
+
+    def one(self):
+        """Whether the next one is for a state."""
+        return struct.unpack_from("=H", self._socket.recv(65536), 4)[0] == self._XFRM_MSG_ACQUIRE
+
+    def close(self):
+        """Listens no more."""
+        self._socket.close()
 
 
 class Conversation:

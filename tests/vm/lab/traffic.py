@@ -33,6 +33,11 @@ def hops_left(ip):
     return ip.hlim if ip.version == 6 else ip.ttl
 
 
+def protocol_in(frame):
+    """The number of the protocol in the IP packet of an Ethernet frame, which has no VLAN tag."""
+    return frame[20 if frame[12:14] == b"\x86\xdd" else 23]
+
+
 def anywhere(address, port):
     """Where a server listens that is to be reached by an address."""
     return ("::" if ":" in address else "0.0.0.0", port)
