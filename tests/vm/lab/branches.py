@@ -14,10 +14,11 @@ _SERIAL = itertools.count(1)
 
 #: What is inside of the tunnels: of every site a host, its net, and what all sites' nets are part of.
 INNER = {
-    "ipv4": {"host": "10.{}.0.2", "gateway": "10.{}.0.1", "net": "10.{}.0.0/24", "all": "10.0.0.0/8", "length": 24,
-             "single": 32},
-    "ipv6": {"host": "fd00:{}::2", "gateway": "fd00:{}::1", "net": "fd00:{}::/64", "all": "fd00::/16", "length": 64,
-             "single": 128},
+    "ipv4": {"host": "10.{}.0.2", "gateway": "10.{}.0.1", "net": "10.{}.0.0/24", "all": "10.0.0.0/8", "length": "24",
+             "single": "32"},
+    # To be used at once.
+    "ipv6": {"host": "fd00:{}::2", "gateway": "fd00:{}::1", "net": "fd00:{}::/64", "all": "fd00::/16",
+             "length": "64 nodad", "single": "128 nodad"},
 }
 #: What is around them.
 OUTER = {"ipv4": ("192.0.2.{}", 24), "ipv6": ("2001:db8::{}", 64)}
