@@ -22,6 +22,11 @@ bool ft_ct_adjusts_sequence(const struct nf_conn *ct)
 	return nfct_seqadj(ct) || nfct_synproxy(ct);
 }
 
+bool ft_ct_tcp_be_liberal(const struct nf_conn *ct)
+{
+	return READ_ONCE(nf_tcp_pernet(nf_ct_net(ct))->tcp_be_liberal);
+}
+
 u32 ft_ct_tcp_timeout(const struct nf_conn *ct, bool unacknowledged)
 {
 	const unsigned int *timeouts = nf_ct_timeout_lookup(ct);

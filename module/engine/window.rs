@@ -28,7 +28,8 @@ pub struct Window {
     edge: AtomicU32,
     /// Largest window advertised, scaled.
     size: AtomicU32,
-    /// Largest window that the other side has advertised, as far as conntrack knows.
+    /// Largest window that the other side has advertised, as far as conntrack knows; [`LIBERAL`] if conntrack
+    /// accepts what lies outside.
     room: AtomicU32,
 }
 
@@ -37,8 +38,11 @@ pub struct Window {
 pub struct Known {
     /// How far it went.
     pub progress: Progress,
-    /// `td_maxwin` of the receiver.
+    /// `td_maxwin` of the receiver, which is not zero.
     pub room: u32,
+    /// Conntrack accepts whatever the sender sends: it has not seen the connection begin, and so does not know by
+    /// how much windows are scaled; or it has been told to.
+    pub liberal: bool,
     /// The sender's window scale.
     pub scale: u8,
 }
@@ -65,14 +69,25 @@ pub const fn is_after(a: u32, b: u32) -> bool {
 impl Window {
     /// Starts from what conntrack knows.
     pub const fn new(known: Known) -> Self {
-        let Known { progress, room, .. } = known;
+        let progress = known.progress;
         Self {
             end: AtomicU32::new(progress.end),
             ack: AtomicU32::new(progress.ack),
             edge: AtomicU32::new(progress.edge),
             size: AtomicU32::new(progress.size),
-            room: AtomicU32::new(room),
+            room: AtomicU32::new(known.room()),
         }
+    }
+
+    /// Whether a segment may be forwarded.
+    #[inline(always)]
+    pub fn admits(&self, segment: Segment) -> bool {
+        self.holds(segment) || self.is_liberal()
+    }
+
+    #[inline(always)]
+    fn is_liberal(&self) -> bool {
+        self.room.load(Relaxed) == LIBERAL
     }
 
     /// Whether a segment can be one of the connection's: it ends no further ahead of what was sent before
@@ -83,7 +98,7 @@ impl Window {
     ///
     /// This is a little less than what conntrack asks for, who knows where the windows are just now.
     #[inline(always)]
-    pub fn admits(&self, segment: Segment) -> bool {
+    fn holds(&self, segment: Segment) -> bool {
         let room = self.room.load(Relaxed).clamp(LEAST_ROOM, MAX_WINDOW);
         let ahead = segment.end.wrapping_sub(self.end.load(Relaxed));
         ahead.wrapping_add(room) <= room.wrapping_mul(2)
@@ -91,9 +106,13 @@ impl Window {
     }
 
     /// Takes in a segment that is being forwarded; `scale` is the sender's window scale option, at
-    /// most 14 (RFC 7323).
+    /// most 14 (RFC 7323). One that was only admitted because everything is, is not: conntrack learns nothing from
+    /// it, either.
     #[inline(always)]
     pub fn advance(&self, segment: Segment, scale: u8) {
+        if self.is_liberal() && !self.holds(segment) {
+            return;
+        }
         let size = u32::from(segment.window) << (scale & 0xf);
         raise(&self.end, segment.end);
         raise(&self.ack, segment.ack);
@@ -119,16 +138,29 @@ impl Window {
 
     /// Takes in what conntrack knows meanwhile from packets that went through the slow path.
     pub fn catch_up(&self, known: Known) {
-        let Known { progress, room, .. } = known;
+        let progress = known.progress;
         raise(&self.end, progress.end);
         raise(&self.ack, progress.ack);
         raise(&self.edge, progress.edge);
         if progress.size > self.size.load(Relaxed) {
             self.size.store(progress.size, Relaxed);
         }
-        self.room.store(room, Relaxed);
+        self.room.store(known.room(), Relaxed);
     }
 }
+
+impl Known {
+    const fn room(&self) -> u32 {
+        if self.liberal {
+            LIBERAL
+        } else {
+            self.room
+        }
+    }
+}
+
+/// No window's width.
+const LIBERAL: u32 = 0;
 
 /// As much is admitted in any case: two of the largest segments that a device merges. What conntrack knows
 /// of the other side's window is up to a sampling interval old, and in the beginning windows grow fast.
@@ -183,6 +215,7 @@ mod tests {
     const KNOWN: Known = Known {
         progress: START,
         room: 200_000,
+        liberal: false,
         scale: 0,
     };
 
@@ -291,6 +324,29 @@ mod tests {
         });
         assert!(window.admits(segment(1000 + MAX_WINDOW, 0, 500, 10)));
         assert!(!window.admits(segment(1001 + MAX_WINDOW, 0, 500, 10)));
+    }
+
+    #[test]
+    fn where_conntrack_is_liberal_all_is_admitted_and_only_what_fits_is_followed() {
+        let window = Window::new(Known {
+            liberal: true,
+            ..KNOWN
+        });
+        // Acknowledges what the other side was allowed to send by a window that was not scaled.
+        let far = segment(1000, 0, 5_000_000, 100);
+        // Somebody else's, or after a loss.
+        let wild = segment(1 << 30, 100, 550, 100);
+        for segment in [far, wild] {
+            assert!(window.admits(segment));
+            assert!(!Window::new(KNOWN).admits(segment));
+            window.advance(segment, 0);
+            assert_eq!(window.progress(), START);
+        }
+        window.advance(segment(1000, 100, 550, 10), 0);
+        assert_eq!(window.progress().end, 1100);
+        // No longer, when somebody has told conntrack so.
+        window.catch_up(KNOWN);
+        assert!(!window.admits(far));
     }
 
     #[test]

@@ -337,6 +337,9 @@ impl Connection {
         if sender.td_maxwin == 0 || receiver.td_maxwin == 0 {
             return None;
         }
+        // SAFETY: The entry is valid.
+        let all_are_liberal = unsafe { bindings::ft_ct_tcp_be_liberal(self.raw()) };
+        let is_liberal = u32::from(sender.flags) & bindings::IP_CT_TCP_FLAG_BE_LIBERAL != 0;
         let progress = Progress {
             end: sender.td_end,
             ack: sender.td_maxack,
@@ -346,6 +349,7 @@ impl Connection {
         Some(Known {
             progress,
             room: receiver.td_maxwin,
+            liberal: is_liberal || all_are_liberal,
             scale: sender.td_scale,
         })
     }

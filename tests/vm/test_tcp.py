@@ -13,7 +13,7 @@ from scapy.layers.l2 import Ether
 from lab.both import both
 from lab.kernel import wait_until
 from lab.topology import Router
-from lab.traffic import Datagrams, Wire
+from lab.traffic import Datagrams, Stream, Wire
 
 RULES = """
 table ip filter {
@@ -432,6 +432,23 @@ def test_what_is_never_fast_finds_conntrack_informed(router, hosts, put):
         assert (router.control.stats() - before).fast == 0
     connection.is_fast()
     assert invalid(router) == 0
+
+
+def test_a_connection_that_conntrack_has_not_seen_begin(router):
+    """It does not know by how much its windows are scaled, and accepts what lies outside of them. So that is fast."""
+    stream = router.until_removed(Stream(router.lan, router.wan, router.WAN))
+    # Until the windows are wide.
+    stream.send(b"a" * 1_000_000)
+    router.conntrack("-F")
+    router.control.enable(sample_interval=60_000)
+    stream.warm_up()
+    before = router.control.stats()
+    stream.send(b"b" * 1_000_000)
+    after = router.control.stats() - before
+    assert after.slow["tcp-flags"] == 0, after.reasons()
+    # One of the packets that acknowledge may stand for many.
+    assert after.packets[0] >= 500 and after.packets[1] >= 10, after.packets
+    stream.exchange(5)
 
 
 def test_udp_that_only_one_side_goes_on_with(router):
