@@ -148,7 +148,7 @@ fn go<I: Carried, const USUAL: bool>(
     port: &Port,
     read: Read<'_>,
     packet: Packet<I>,
-    mut skb: Skb,
+    skb: Skb,
 ) -> Verdict {
     let instance = &port.instance;
     let tuple = Tuple {
@@ -158,8 +158,36 @@ fn go<I: Carried, const USUAL: bool>(
     let Some(flow) = instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) else {
         return skb.into();
     };
+    if USUAL && flow.is_transformed() {
+        return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb);
+    }
+    go_with::<I, USUAL>(port, read, flow, packet.protocol, skb)
+}
+
+/// The same, of a flow whose packets IPsec transforms: they are not usual, but their flow has been found.
+#[inline(never)]
+fn go_through_ipsec<I: Carried>(
+    port: &Port,
+    read: Read<'_>,
+    flow: &Flow,
+    protocol: Protocol,
+    skb: Skb,
+) -> Verdict {
+    go_with::<I, false>(port, read, flow, protocol, skb)
+}
+
+/// What happens to a packet with the key of a flow.
+#[inline(always)]
+fn go_with<I: Carried, const USUAL: bool>(
+    port: &Port,
+    read: Read<'_>,
+    flow: &Flow,
+    protocol: Protocol,
+    mut skb: Skb,
+) -> Verdict {
+    let instance = &port.instance;
     // Read once more, rather than kept meanwhile.
-    let Some(packet) = I::reread(skb.linear(), packet.protocol) else {
+    let Some(packet) = I::reread(skb.linear(), protocol) else {
         return skb.into();
     };
     // Of two flows with the same key, should that ever happen, only one is fast.
@@ -186,12 +214,8 @@ fn admit<'a, I: Carried, const USUAL: bool>(
     skb: &mut Skb,
 ) -> Result<Fit<'a>, Refusal> {
     let instance = &port.instance;
-    if USUAL {
-        // The packet is an ordinary one.
-        if flow.secpath.is_some() {
-            return Err(Refusal::Unusual);
-        }
-    } else {
+    // A usual packet is an ordinary one, and its flow has no transforms.
+    if !USUAL {
         look_closer(flow, skb.look())?;
     }
     let linear = skb.linear();

@@ -228,6 +228,7 @@ impl Flow {
     }
 
     /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
+    #[inline(always)]
     pub fn is_transformed(&self) -> bool {
         self.secpath.is_some() || self.neighbour.is_none()
     }
