@@ -99,8 +99,7 @@ CHANGES = [restarted, killed, renewed]
 
 
 @pytest.mark.parametrize("kind, family, outer", [
-    ("policy", "ipv4", "ipv4"), ("policy", "ipv6", "ipv6"), ("interface", "ipv4", "ipv6"), ("interface", "ipv6", "ipv4"),
-    ("encapsulated", "ipv4", "ipv4")])
+    ("policy", "ipv4", "ipv4"), ("policy", "ipv6", "ipv6"), ("interface", "ipv6", "ipv4"), ("encapsulated", "ipv4", "ipv4")])
 def test_nothing_in_clear_whatever_the_daemons_do(site, kind, family, outer):
     one = site(kind, family, outer)
     one.goes_on()
