@@ -451,6 +451,8 @@ fn stay_slow<I: Carried>(
 ) -> Verdict {
     instance.stats.slow(reason);
     flow.see(time::now());
+    // So the learning side knows that it has been counted, too.
+    let id = skb.identify();
     match reason {
         SlowReason::Learning
         | SlowReason::Sampled
@@ -459,8 +461,7 @@ fn stay_slow<I: Carried>(
         | SlowReason::StaleRoute
         | SlowReason::NoNeighbour => {
             let (epoch, routes) = (instance.settings.epoch(), flow.routes::<I>(instance.net));
-            flow.validity
-                .send_probe(skb.identify(), dscp, epoch, routes);
+            flow.validity.send_probe(id, dscp, epoch, routes);
         }
         _ => {}
     }

@@ -26,7 +26,6 @@ use crate::engine::packet::Packet;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
 use crate::engine::transport::Protocol;
-use crate::engine::validity::Check;
 use crate::engine::validity::Validity;
 use crate::engine::window::Known;
 use crate::engine::window::Window;
@@ -221,25 +220,26 @@ impl<I: Carried> Seen<'_, I> {
         flow: &Flow,
         judged: Result<PacketRoute<'_>, SlowReason>,
     ) -> Result<(), SlowReason> {
-        match judged {
+        let reason = match judged {
             Ok(route) if self.still_describes(flow, route) => {
-                self.confirm(instance, read, flow, route)
+                self.confirm(instance, read, flow, route);
+                SlowReason::Learning
             }
             Ok(route) => {
-                // It was counted at ingress.
-                let _ = self.create(instance, read, flow.key.device(), route, Some(flow));
-                Ok(())
+                let made = self.create(instance, read, flow.key.device(), route, Some(flow));
+                made.err().unwrap_or(SlowReason::Learning)
             }
             Err(reason) => {
                 if let Some(gone) = learning::consequence(reason) {
                     instance.drop_flow(read, flow, gone);
                 }
-                match reason {
-                    // Such packets do not find their flow at ingress.
-                    SlowReason::Fragment | SlowReason::IpOptions => Err(reason),
-                    _ => Ok(()),
-                }
+                reason
             }
+        };
+        // It found the flow at ingress, unless it was there before the flow, or is a fragment or the like.
+        match self.packet.id() {
+            Some(_) => Ok(()),
+            None => Err(reason),
         }
     }
 
@@ -302,28 +302,16 @@ impl<I: Carried> Seen<'_, I> {
     }
 
     /// Confirms the flow, if the packet is the one that was sent to do that.
-    fn confirm(
-        &self,
-        instance: &Instance,
-        read: Read<'_>,
-        flow: &Flow,
-        route: PacketRoute<'_>,
-    ) -> Result<(), SlowReason> {
+    fn confirm(&self, instance: &Instance, read: Read<'_>, flow: &Flow, route: PacketRoute<'_>) {
         let now = time::now();
         let epoch = instance.settings.epoch();
         let routes = flow.routes::<I>(instance.net);
         let returned = |id| flow.validity.returned(id, epoch, routes);
         let Some(dscp) = self.packet.id().and_then(returned) else {
-            // Packets that were at ingress before the flow was there have not been counted.
-            let new = flow.validity.check(epoch, now) == Check::Unconfirmed;
-            return if new && !flow.validity.has_probe() {
-                Err(SlowReason::Learning)
-            } else {
-                Ok(())
-            };
+            return;
         };
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
-            return Ok(());
+            return;
         }
         flow.set_dscp(dscp, self.header.dscp);
         flow.set_mtu(route.lasting_mtu());
@@ -337,7 +325,6 @@ impl<I: Carried> Seen<'_, I> {
         flow.set_routes(routes);
         let interval = route.lifetime(instance.settings.interval());
         flow.validity.confirm(epoch, now.plus(interval));
-        Ok(())
     }
 
     /// What conntrack knows of the direction's sequence space, if it is TCP.
@@ -413,7 +400,7 @@ impl<I: Carried> Seen<'_, I> {
                 notify::flow_new(instance, flow);
                 if old.is_some() {
                     // The packet that brought the news confirms the new memo.
-                    let _ = self.confirm(instance, read, flow, route);
+                    self.confirm(instance, read, flow, route);
                 }
                 Ok(())
             }

@@ -285,6 +285,8 @@ def test_packets_that_had_a_mark_before_stay_slow(router, datagrams):
     assert after.packets[0] == 0
     assert after.slow["packet-mark"] == 10, after.reasons()
     assert after.packets[1] >= 9
+    # Each of them once.
+    assert after.fast + sum(after.slow.values()) == 20, (after.packets, after.reasons())
 
 
 def test_a_route_with_an_encapsulation_of_its_own_stays_slow(router, datagrams):
