@@ -210,6 +210,13 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// How many of something.
+    fn count(&mut self, expecting: &str) -> Result<Spanned<u32>> {
+        self.value(expecting, |word| {
+            parse_u32(word).ok_or_else(|| format!("expecting {expecting}"))
+        })
+    }
+
     fn command(&mut self) -> Result<Command> {
         let start = self.place().start;
         let action = match self.keyword(VERBS, false)? {
@@ -278,17 +285,13 @@ impl<'a> Parser<'a> {
                     continue;
                 }
                 "table-size" => {
-                    let size = self.value("a number of flows", |word| {
-                        parse_u32(word).ok_or("expecting a number of flows")
-                    })?;
+                    let size = self.count("a number of flows")?;
                     change.table_size = Some(size.value);
                     places.push((config::TABLE_SIZE, size.span));
                     continue;
                 }
                 "learn-after" => {
-                    let packets = self.value("a number of packets", |word| {
-                        parse_u32(word).ok_or("expecting a number of packets")
-                    })?;
+                    let packets = self.count("a number of packets")?;
                     change.learn_after = Some(packets.value);
                     places.push((config::LEARN_AFTER, packets.span));
                     continue;
