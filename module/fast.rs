@@ -6,6 +6,7 @@
 use crate::engine::ip::Family;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
+use crate::engine::key;
 use crate::engine::packet::Packet;
 use crate::engine::packet::Reading;
 use crate::engine::reason::SlowReason;
@@ -155,13 +156,25 @@ fn go<I: Carried, const USUAL: bool>(
         addresses: packet.addresses,
         ports: packet.ports,
     };
-    let Some(flow) = instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) else {
-        return skb.into();
+    let flow = match instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) {
+        Ok(flow) => flow,
+        Err(hash) => return of_no_flow(port, hash, skb),
     };
     if USUAL && flow.is_transformed() {
         return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb);
     }
     go_with::<I, USUAL>(port, read, flow, packet.protocol, skb)
+}
+
+/// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
+/// at it.
+#[inline(never)]
+fn of_no_flow(port: &Port, hash: Option<key::Hash>, mut skb: Skb) -> Verdict {
+    let instance = &port.instance;
+    if hash.is_some_and(|hash| !instance.lets_in(hash)) {
+        skb.turn_away(port.index);
+    }
+    skb.into()
 }
 
 /// The same, of a flow whose packets IPsec transforms: they are not usual, but their flow has been found.

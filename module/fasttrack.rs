@@ -34,7 +34,6 @@
 //! packets come through, so these are there whenever the flow is. The table's spinlock is taken to add a flow or to take one out, in any context.
 //! The rest is in [`instance::Instance`].
 
-use kernel::c_str;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -58,14 +57,13 @@ pub mod track;
 
 use core::pin::Pin;
 
-use flow::Flow;
 use forget::Watcher;
+use instance::Common;
 use instance::Instance;
 use net::namespace::Id;
 use net::namespace::Net;
 use net::namespace::PerNamespace;
 use net::namespace::Registration;
-use net::slab::Slab;
 
 module! {
     type: Fasttrack,
@@ -88,9 +86,9 @@ struct Fasttrack {
 
 impl kernel::Module for Fasttrack {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let slab = Arc::new(Slab::new(c_str!("fasttrack_flow"))?, GFP_KERNEL)?;
+        let common = Common::new()?;
         // SAFETY: The module is initialised once.
-        let namespaces = unsafe { Registration::new(slab) }?;
+        let namespaces = unsafe { Registration::new(common) }?;
         let ipsec = net::xfrm::Watch::new()?;
         let devices = net::device::Watch::new()?;
         // SAFETY: As above.
@@ -122,15 +120,15 @@ impl Kept {
 }
 
 impl PerNamespace for Kept {
-    type Context = Arc<Slab<Flow>>;
+    type Context = Common;
 
     fn id() -> &'static Id<Self::Context> {
-        static ID: Id<Arc<Slab<Flow>>> = Id::unregistered();
+        static ID: Id<Common> = Id::unregistered();
         &ID
     }
 
-    fn enter(net: Net<'static>, slab: &Self::Context) -> Result<Pin<KBox<Self>>> {
-        let instance = Instance::new(net, slab.clone())?;
+    fn enter(net: Net<'static>, common: &Self::Context) -> Result<Pin<KBox<Self>>> {
+        let instance = Instance::new(net, common)?;
         Ok(KBox::pin(Self(instance), GFP_KERNEL)?)
     }
 

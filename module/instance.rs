@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::Ordering::Release;
 
+use kernel::c_str;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::rcu;
@@ -52,6 +53,27 @@ use crate::port::Ports;
 use crate::stats::Stats;
 use crate::track;
 
+/// What the instances of all namespaces have in common.
+pub struct Common {
+    /// Where flows are kept.
+    slab: Arc<Slab<Flow>>,
+    doorkeeper: Arc<PerCpu<Doorkeeper>>,
+}
+
+impl Common {
+    /// What they need when they come into being.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            slab: Arc::new(Slab::new(c_str!("fasttrack_flow"))?, GFP_KERNEL)?,
+            doorkeeper: Arc::new(PerCpu::new()?, GFP_KERNEL)?,
+        })
+    }
+}
+
 /// What fasttrack keeps for a network namespace.
 ///
 /// # Locking
@@ -71,7 +93,7 @@ pub struct Instance {
     #[pin]
     pub(crate) table: Table<Flow>,
     pub(crate) ports: Ports,
-    pub(crate) doorkeeper: PerCpu<Doorkeeper>,
+    doorkeeper: Arc<PerCpu<Doorkeeper>>,
     /// Where the next look at the table begins.
     pub(crate) hand: AtomicUsize,
     next_id: AtomicU64,
@@ -184,6 +206,7 @@ impl Settings {
     }
 
     /// The packet of a direction with which it is learned.
+    #[inline(always)]
     pub fn learn_after(&self) -> u32 {
         self.learn_after.load(Relaxed)
     }
@@ -219,10 +242,9 @@ impl Instance {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub fn new(net: Net<'static>, slab: Arc<Slab<Flow>>) -> Result<Arc<Self>> {
+    pub fn new(net: Net<'static>, common: &Common) -> Result<Arc<Self>> {
         let config = Config::DEFAULT;
         let stats = Stats::new()?;
-        let doorkeeper = PerCpu::new()?;
         Arc::pin_init(
             pin_init!(Self {
                 // SAFETY: Cancelled in `switch_off`, which `leave` calls before the last `Arc` goes.
@@ -232,9 +254,9 @@ impl Instance {
                 net,
                 settings: Settings::new(&config),
                 stats,
-                table <- Table::new(slab),
+                table <- Table::new(common.slab.clone()),
                 ports: Ports::none(),
-                doorkeeper,
+                doorkeeper: common.doorkeeper.clone(),
                 hand: AtomicUsize::new(0),
                 next_id: AtomicU64::new(1),
                 control <- new_mutex!(Control { config, running: None, over: false }),
@@ -259,27 +281,8 @@ impl Instance {
         )
     }
 
-    /// The flow whose packets arrive on `device`, if that is known, with the given addresses and ports; or the hash
-    /// that it would have, unless there is no table.
-    #[inline(always)]
-    pub fn find_or_hash<'rcu, I: Carried>(
-        &'rcu self,
-        read: Read<'rcu>,
-        tuple: Tuple<I>,
-        protocol: Protocol,
-        device: Option<key::Device>,
-    ) -> Result<&'rcu Flow, Option<key::Hash>> {
-        // The hash is the same for every device.
-        let any = device.unwrap_or(key::Device(0));
-        self.table.find_or_hash(
-            read,
-            |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, any),
-            |flow, key| device.is_some() && flow.is::<I>(key, tuple.addresses),
-        )
-    }
-
-    /// The first flow with the key of packets that arrive on `device` with the given addresses and ports. That it is
-    /// theirs is for the caller to find out: see [`Carried::arrives`].
+    /// The first flow with the key of packets that arrive on `device` with the given addresses and ports, or the hash
+    /// that it would have. That it is theirs is for the caller to find out: see [`Carried::arrives`].
     #[inline(always)]
     pub fn find_by_key<'rcu, I: Carried>(
         &'rcu self,
@@ -287,12 +290,20 @@ impl Instance {
         tuple: Tuple<I>,
         protocol: Protocol,
         device: key::Device,
-    ) -> Option<&'rcu Flow> {
-        self.table.find(
+    ) -> Result<&'rcu Flow, Option<key::Hash>> {
+        self.table.find_or_hash(
             read,
             |hasher| Key::new::<I>(hasher, tuple.addresses, tuple.ports, protocol, device),
             |flow, key| flow.key == key,
         )
+    }
+
+    /// Counts a packet that has no flow, but would have one with this hash. Whether it may be learned from: it is not
+    /// one of the first of its direction.
+    #[inline(always)]
+    pub fn lets_in(&self, hash: key::Hash) -> bool {
+        let after = self.settings.learn_after();
+        self.doorkeeper.this_cpu().lets_in(hash, after)
     }
 
     /// A number that no other flow had or will have.

@@ -66,6 +66,10 @@ impl PostRouting for Learner {
         if !self.instance.settings.is_on() {
             return;
         }
+        if packet.was_turned_away() {
+            self.instance.stats.slow(SlowReason::Learning);
+            return;
+        }
         let result = match packet.family() {
             Family::V4 => look::<V4>(&self.instance, read, packet),
             Family::V6 => look::<V6>(&self.instance, read, packet),
@@ -184,7 +188,7 @@ impl<I: Carried> Seen<'_, I> {
         let device = instance.ports.device(read, self.packet.from());
         let tuple = self.connection.tuple::<I>(self.direction);
         let protocol = self.header.protocol;
-        let found = instance.find_or_hash::<I>(read, tuple, protocol, device);
+        let found = device.and_then(|device| instance.find::<I>(read, tuple, protocol, device));
         let glance = glance(
             instance,
             &self.packet,
@@ -192,14 +196,9 @@ impl<I: Carried> Seen<'_, I> {
             Some(self.state(established)),
         );
         match found {
-            Ok(flow) => self.follow(instance, read, flow, glance.and_then(|()| self.examine())),
-            Err(hash) => {
+            Some(flow) => self.follow(instance, read, flow, glance.and_then(|()| self.examine())),
+            None => {
                 glance?;
-                // Most connections are over before it would have been worth while to look closer.
-                let after = instance.settings.learn_after();
-                if !hash.is_some_and(|hash| instance.doorkeeper.this_cpu().lets_in(hash, after)) {
-                    return Err(SlowReason::Learning);
-                }
                 let route = self.examine()?;
                 match device {
                     Some(device) => self.create(instance, read, device, route, None)?,

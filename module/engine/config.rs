@@ -91,7 +91,7 @@ pub struct Config {
     pub table_size: u32,
     /// What becomes of IPsec.
     pub ipsec: Ipsec,
-    /// The packet of a direction, of those that could be fast, with which it is learned.
+    /// The packet of a direction with which it is learned, if that one could be fast.
     pub learn_after: u32,
 }
 
@@ -124,8 +124,7 @@ impl Config {
     /// From the first one on, to as many as are counted.
     pub const LEARN_AFTER: core::ops::RangeInclusive<u32> = 1..=doorkeeper::MOST;
 
-    /// What a namespace starts with. A connection of four packets, of which the first one finds none
-    /// established, is not learned.
+    /// What a namespace starts with. A connection of which either side sends two packets is not learned.
     pub const DEFAULT: Self = Self {
         enabled: false,
         exclusion: Exclusion::DEFAULT,

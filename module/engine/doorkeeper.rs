@@ -7,6 +7,7 @@
 //! small array, in which they overwrite each other: there is nothing to be found, freed or filled up. Who is
 //! overwritten is counted from the start, which is no loss: the packets of a connection that matters come close
 //! together. Where so many take turns that nobody's do, a few are let in all the same, so that in the end all are.
+//! That is also all that somebody can do who makes packets up in order to keep others out.
 
 use core::array;
 use core::sync::atomic::AtomicU16;
@@ -27,8 +28,9 @@ pub struct Doorkeeper {
     turned_away: AtomicU32,
 }
 
-/// So that they take two kilobytes.
-const PLACES: usize = 1024;
+/// So that they take 16 KiB. A connection is not let in before its packets come twice in a row to its place, among
+/// those of the others that are new at the time.
+const PLACES: usize = 8192;
 
 /// Bits of a place that count.
 const BITS: u32 = 4;
@@ -161,6 +163,18 @@ mod tests {
                 .count();
         }
         assert!(let_in <= 200_000 / EXCEPTION as usize + 100, "{let_in}");
+    }
+
+    #[test]
+    fn few_are_kept_out_who_take_turns() {
+        let doorkeeper = Doorkeeper::new();
+        let mut next = scattered(3);
+        let hashes: Vec<u64> = (0..1280).map(|_| next()).collect();
+        for packet in 1..=3 {
+            let admitted = |hash: &&u64| doorkeeper.lets_in(Hash(**hash), 3);
+            let many = hashes.iter().filter(admitted).count();
+            assert_eq!(many > 1000, packet == 3, "packet {packet}: {many}");
+        }
     }
 
     #[test]

@@ -104,8 +104,8 @@ impl<T: Zeroed> PerCpu<T> {
     ///
     /// `ENOMEM`.
     pub fn new() -> Result<Self> {
-        // No more than there is of one CPU's area, nor otherwise aligned.
-        const { assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096) };
+        // No more than can be had (`PCPU_MIN_UNIT_SIZE` in include/linux/percpu.h), nor otherwise aligned.
+        const { assert!(size_of::<T>() <= 32 << 10 && align_of::<T>() <= 4096) };
         // SAFETY: Allocates zeroed memory.
         let memory = unsafe { bindings::ft_alloc_percpu(size_of::<T>(), align_of::<T>()) };
         NonNull::new(memory.cast::<T>()).map(Self).ok_or(ENOMEM)

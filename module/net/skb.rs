@@ -64,6 +64,10 @@ pub struct NoMemory;
 /// as it is until the packet is given to a device or a transform; it is copied when a packet is cloned.
 const NUMBER: u64 = u64::MAX >> (u64::BITS - PacketId::BITS);
 const IDENTITY: u64 = 0xfa57_7ac4_0000_0000 & !NUMBER;
+
+/// The same of a packet that was turned away: the index of the device where that was, below other bits. With the
+/// device, because what a tunnel makes of a packet may keep its control block.
+const TURNED_AWAY: u64 = 0x7e4f_a3b1_0000_0000 & !NUMBER;
 const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
 const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
@@ -119,10 +123,19 @@ impl Skb {
     pub fn identify(&mut self) -> PacketId {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Relaxed) & NUMBER;
-        if let Some(end) = self.raw_mut().cb.last_chunk_mut() {
-            *end = (IDENTITY | number).to_ne_bytes();
-        }
+        self.note(IDENTITY | number);
         PacketId(number)
+    }
+
+    /// Has [`Forwarded::was_turned_away`] say that it was, where it arrived on the device with this index.
+    pub fn turn_away(&mut self, device: u32) {
+        self.note(TURNED_AWAY | u64::from(device));
+    }
+
+    fn note(&mut self, what: u64) {
+        if let Some(end) = self.raw_mut().cb.last_chunk_mut() {
+            *end = what.to_ne_bytes();
+        }
     }
 
     /// A reference to it that is its pointer, for code that is not inlined: so the packet itself can stay in a
@@ -753,9 +766,18 @@ impl<'a> Forwarded<'a> {
     /// The identity that it was given at ingress, if it was. Others of the connection, from before or
     /// behind it, do not have it.
     pub fn id(&self) -> Option<PacketId> {
-        let end = self.skb.cb.last_chunk()?;
-        let identity = u64::from_ne_bytes(*end);
-        (identity & !NUMBER == IDENTITY).then_some(PacketId(identity & NUMBER))
+        let noted = self.noted();
+        (noted & !NUMBER == IDENTITY).then_some(PacketId(noted & NUMBER))
+    }
+
+    /// Whether [`Skb::turn_away`] was called for it on the device that it arrived on.
+    pub fn was_turned_away(&self) -> bool {
+        self.noted() == TURNED_AWAY | u64::from(self.from())
+    }
+
+    fn noted(&self) -> u64 {
+        let end = self.skb.cb.last_chunk();
+        u64::from_ne_bytes(end.copied().unwrap_or_default())
     }
 
     /// The index of the device that it arrived on: that at whose ingress hook it was. On a VRF it is no

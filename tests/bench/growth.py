@@ -3,6 +3,7 @@
 connections that are over soon. And what a connection takes of memory.
 """
 
+import itertools
 import json
 import statistics
 import time
@@ -41,6 +42,12 @@ class BareFasttrack(CarefulFasttrack):
         network.run("nft", "delete", "table", "inet", "fasttrack")
 
 
+class EagerFasttrack(BareFasttrack):
+    """The same, which learns with the first packet that can be."""
+
+    learn_after = 1
+
+
 GROWING = (LargeFasttrack(), paths.Slow(), paths.Flowtable())
 
 # As many as fill a table of the default size, a flow for each direction.
@@ -72,6 +79,13 @@ def main(network, most, say):
     ]
     targets.show("What is wanted of it", rows)
     report.write("growth.json", json.dumps(results, indent=1))
+
+
+def learning(network, say):
+    """Measures and reports what short connections cost, and nothing else."""
+    figures = by_packets(network, Generator(network, IPV4), say)
+    show("Instructions a connection, by its packets", figures)
+    targets.show("What is wanted of it", targets.learning(figures["without"], figures["its module alone"]))
 
 
 def memory(network, generator, say):
@@ -153,11 +167,12 @@ def one(network, generator, path, flows, rules):
 
 def by_packets(network, generator, say):
     """What a connection costs, with NAT, from its first packet on, if each side sends half of its packets in
-    turn. The connections come in a batch, so that some of them are under way at once."""
-    flows = Flows(BATCH)
-    found = {"without": {}, "with fasttrack": {}, "its module alone": {}, "with nft flowtable": {}}
-    ways = zip(found, (paths.Slow(), CarefulFasttrack(), BareFasttrack(), paths.Flowtable()), strict=True)
-    for title, path in ways:
+    turn. The connections come in a batch, so that many of them are new at once."""
+    batches = (Flows(BATCH, first_source=10_000 + number * BATCH) for number in itertools.count())
+    ways = {"without": paths.Slow(), "with fasttrack": CarefulFasttrack(), "its module alone": BareFasttrack(),
+            "that, learning at once": EagerFasttrack(), "with nft flowtable": paths.Flowtable()}
+    found = {title: {} for title in ways}
+    for title, path in ways.items():
         establish(network, generator, IPV4, Flows(), True, False)
         path.enter(network, IPV4)
         network.add_rules()
@@ -165,6 +180,10 @@ def by_packets(network, generator, say):
             rounds = []
             for _ in range(ROUNDS):
                 network.run("conntrack", "-F")
+                # Until the flows of the last round have been collected. Its ports are not used again: who knows
+                # the one connection would know the next.
+                time.sleep(3)
+                flows = next(batches)
                 rounds.append(sum(generator.send(flows, SMALL, flows.count)
                                   + generator.answer(flows, IPV4.wan, SMALL) for _ in range(packets // 2)))
             # The first round is not counted: memory is got in it.

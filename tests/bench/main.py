@@ -105,7 +105,8 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "links", "ipsec", "native", "cpus", "sharing"),
+    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "learning", "links", "ipsec", "native", "cpus",
+                                                          "sharing"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
                         choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY, *ipsec.ONLY_HERE)],
@@ -158,6 +159,8 @@ def main():
     network = Network()
     network.settle()
     status = 0
+    if selection.what == "learning":
+        return growth.learning(network, say)
     if selection.what != "growth":
         status = measure_matrix(network, selection)
     if selection.what != "matrix":

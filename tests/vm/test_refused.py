@@ -20,7 +20,8 @@ class Injector:
 
     def __init__(self, router):
         self.router = router
-        router.control.enable()
+        # Without samples, which would be slow for that reason.
+        router.control.enable(sample_interval=60_000)
         self.datagrams = Datagrams(router.lan, router.wan, router.WAN)
         self.datagrams.warm_up()
         self.wire = Wire(router.lan, "eth0")
