@@ -131,9 +131,10 @@ def excluded(branches, talk):
     assert fast == {"policy": (0, 0), "interface": (COUNT, 0), "vti": (COUNT, COUNT)}[branches.kind]
 
 
+@pytest.mark.parametrize("outer", FAMILIES)
 @pytest.mark.parametrize("kind", ["policy", "interface", "vti"])
-def test_from_one_tunnel_to_another(make_branches, kind):
-    branches = make_branches(kind, count=2)
+def test_from_one_tunnel_to_another(make_branches, kind, outer):
+    branches = make_branches(kind, outer, count=2)
     client, server = branches.branches[2], branches.branches[3]
     talks = []
     for family in FAMILIES:
