@@ -13,7 +13,7 @@ from scapy.layers.l2 import Ether
 
 from lab.branches import HUB, Branches
 from lab.site import Questions
-from lab.traffic import Datagrams, Stream, Wire, protocol_in
+from lab.traffic import Datagrams, Stream, Wire, is_whole, protocol_in
 
 COUNT = 10
 FAMILIES = ("ipv4", "ipv6")
@@ -369,31 +369,98 @@ def test_a_path_mtu_that_the_wan_lowers(make_branches, kind, outer, inner, masqu
     assert at_the_edge == [True, False] and not any(tries)
 
 
-def test_large_packets_are_split_before_they_are_encrypted(make_branches):
-    """What the LAN host has not yet split, and what the hub has merged after decrypting it."""
-    branches = make_branches(offloads=True)
+# Packets that are made of several.
+
+
+def large(branches, talk, way, length, run):
+    """What a run of a conversation sends one way is fast, some of it in packets that are larger than those on the
+    WAN."""
+    becomes_fast(branches, talk)
+    # What is merged depends on how packets meet.
+    for _ in range(10):
+        before = branches.control.stats()
+        figures = moved(branches, run)
+        after = branches.control.stats() - before
+        assert after.bytes[way] > 0.95 * length, (after.bytes, after.reasons())
+        # On the WAN they are of the usual size.
+        on_wan = max(packets for _, packets, *_ in figures.values())
+        assert on_wan >= length / 1500
+        if after.packets[way] < on_wan:
+            return
+    raise AssertionError(f"no large packets: {after.packets}, {on_wan}")
+
+
+#: Of datagrams: how often as many are sent at once, and how many bytes they are.
+BURSTS, BURST, SIZE = 4, 8, 1000
+#: Where packets of a branch wait.
+QUEUE = ("dev", "eth0", "root", "netem")
+
+
+def in_one(talk):
+    """Datagrams that the sender's kernel is given as one."""
+    for _ in range(BURSTS):
+        sent = talk.send_in_one(BURST, SIZE)
+        assert talk.receive(BURST) == sent
+
+
+def together(talk):
+    """Datagrams that are sent one by one, as what is to be encrypted by the sender itself has to be."""
+    for _ in range(BURSTS):
+        sent = [talk.send(SIZE) for _ in range(BURST)]
+        assert talk.receive(BURST) == sent
+
+
+@pytest.mark.parametrize("kind, outer, masquerade", [
+    ("policy", "ipv4", False), ("interface", "ipv4", True), ("interface", "ipv6", False), ("vti", "ipv4", False),
+    ("vti", "ipv6", True)])
+def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, outer, masquerade):
+    """What the LAN host has not yet split, and what the hub has merged after decrypting it: of TCP and of UDP. The
+    branch sums what it has decrypted itself, and what arrives on the LAN is looked at."""
+    branches = make_branches(kind, outer, offloads=True)
     branches.hub.run("ethtool", "-K", "wan0", "gro", "on")
+    decrypting = "wan0" if kind == "policy" else "tunnel2"
+    branches.hub.run("ethtool", "-K", decrypting, "rx-udp-gro-forwarding", "on")
+    branches.wan.nft("""
+        table netdev seen {
+            counter clear { }
+            chain wan {
+                type filter hook ingress devices = { port1, port2 } priority 0;
+                meta l4proto { tcp, udp } counter name clear
+            }
+        }
+    """)
+    if masquerade:
+        branches.hub.nft(MASQUERADE)
     accelerate(branches)
-    data = b"z" * 300_000
+    data = b"z" * 150_000
     for family in FAMILIES:
         stream = stream_to(branches, family)
-        becomes_fast(branches, stream)
+        out = datagrams_to(branches, family=family)
+        address = branches.host(HUB, family)
+        back = branches.until_removed(Datagrams(branches.branches[2], branches.lan, address,
+                                                source=(branches.host(2, family), 7001), listen=(address, 7)))
+        # What the path takes is found out.
+        for way in (False, True):
+            stream.send(data, back=way)
         wire = branches.wire()
-        for back in (False, True):
-            # What is merged depends on how packets meet.
-            for _ in range(10):
-                before = branches.control.stats()
-                figures = moved(branches, lambda to=stream, way=back: to.send(data, back=way))
-                after = branches.control.stats() - before
-                assert after.bytes[back] > 0.95 * len(data), after.reasons()
-                # On the WAN they are of the usual size.
-                on_wan = max(packets for _, packets, *_ in figures.values())
-                assert on_wan >= len(data) / 1500
-                if after.packets[back] < on_wan:
-                    break
-            else:
-                raise AssertionError(f"no large packets: {after.packets}, {on_wan}")
-        assert all(len(frame) <= 1514 for frame in wire.frames(0.1))
+        large(branches, stream, 0, len(data), lambda to=stream: to.send(data))
+        large(branches, out, 0, BURSTS * BURST * SIZE, lambda to=out: in_one(to))
+        # So many leave at a time, and meet at the hub. Once as it has merged them, and once as its device splits them
+        # again.
+        branches.branches[2].run("tc", "qdisc", "add", *QUEUE, "slot", "20ms", "packets", BURST)
+        for offload in ("on", "off"):
+            branches.hub.run("ethtool", "-K", "lan0", "tx", offload)
+            lan = branches.until_removed(Wire(branches.lan, "eth0", outgoing=False))
+            large(branches, stream, 1, len(data), lambda to=stream: to.send(data, back=True))
+            large(branches, back, 0, BURSTS * BURST * SIZE, lambda to=back: together(to))
+            arrived = lan.frames(0.1)
+            assert len(arrived) > 20
+        assert all(len(frame) <= 1514 and is_whole(frame) for frame in arrived)
+        branches.branches[2].run("tc", "qdisc", "del", *QUEUE)
+        branches.hub.run("ethtool", "-K", "lan0", "tx", "on")
+        frames = wire.frames(0.1)
+        assert all(len(frame) <= 1514 for frame in frames) and only_esp(frames)
+    assert branches.wan.counter("netdev seen", "clear") == 0
 
 
 # States.

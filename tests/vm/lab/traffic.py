@@ -38,6 +38,24 @@ def protocol_in(frame):
     return frame[20 if frame[12:14] == b"\x86\xdd" else 23]
 
 
+def is_whole(frame):
+    """Whether the checksums of an Ethernet frame with TCP or UDP are right. What has not been summed because a device
+    is to do it is not."""
+    is_v6 = frame[12:14] == b"\x86\xdd"
+    packet = frame[14:]
+    header = 40 if is_v6 else 4 * (packet[0] & 15)
+    addresses = packet[8:40] if is_v6 else packet[12:20]
+    length = header + int.from_bytes(packet[4:6]) if is_v6 else int.from_bytes(packet[2:4])
+    segment = packet[header:length]
+    pseudo = addresses + struct.pack("!HH", protocol_in(frame), len(segment))
+    return (is_v6 or _sums_up(packet[:header])) and _sums_up(pseudo + segment)
+
+
+def _sums_up(octets):
+    octets += bytes(len(octets) % 2)
+    return sum(struct.unpack(f"!{len(octets) // 2}H", octets)) % 0xffff == 0
+
+
 def anywhere(address, port):
     """Where a server listens that is to be reached by an address."""
     return ("::" if ":" in address else "0.0.0.0", port)
