@@ -201,16 +201,17 @@ connections {
 """
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["policy", "interface"])
-def test_a_gateway_that_gets_another_address(site, kind):
+def test_a_gateway_that_gets_another_address(site, kind, mode):
     """MOBIKE: over the other link, then by another address there, then back."""
     one = site(kind, "ipv4", "ipv4", more_of_a=ROAMING, more_of_b=WAITING)
     gateway = one.a.gateway
     gateway.ip("route", "add", "default", "via", one.b.other, "dev", "wan1", "metric", 1000)
-    choose(one, "accelerate")
+    choose(one, mode)
     one.goes_on()
     watch = one.watch()
-    becomes(one, "accelerate")
+    becomes(one, mode)
     another = one.words["other"].format(11)
 
     def other_link():
@@ -231,7 +232,7 @@ def test_a_gateway_that_gets_another_address(site, kind):
         move()
         wait_until(lambda to=address: is_end_of(one, to), 60, f"{move.__name__}: states")
         one.goes_on()
-        becomes(one, "accelerate")
+        becomes(one, mode)
     frames, clear = watch.end()
     assert not clear, (clear, frames)
 
