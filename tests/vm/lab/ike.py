@@ -78,6 +78,12 @@ class Daemon:
                     vici {{
                         socket = unix://{self._socket}
                     }}
+                    # In seconds. The policies that a daemon leaves when it dies name the SPI of its state; of what the
+                    # kernel asks for by those no state that is negotiated later takes the place, and as long as it
+                    # waits for that it does not ask again.
+                    kernel-netlink {{
+                        xfrm_acq_expires = 20
+                    }}
                 }}
                 filelog {{
                     daemon {{
