@@ -42,8 +42,9 @@
 //! What stays off the fast path is then the administrator's choice alone.
 //!
 //! All this is about policies. Traffic through an xfrm or vti device is encrypted behind that device
-//! and shows no transform in front of it, so that outbound nothing matches; decrypted, it has a
-//! secpath like any other. So says the kernel's source; it was not tried.
+//! and shows no transform in front of it, so that outbound nothing matches. What an xfrm interface has
+//! decrypted has a secpath like any other, what a vti has decrypted has none (`vti_rcv_cb` in
+//! `net/ipv4/ip_vti.c` scrubs it).
 
 use std::ffi::CStr;
 
