@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from lab import findings
 from lab.control import Control
 from lab.ike import Ike
 from lab.kernel import wait_until
 from lab.traffic import Stream
+from test_proof import CLEAR
 
 _SERIAL = itertools.count(1)
 
@@ -127,9 +129,12 @@ def test_nothing_in_clear_whatever_the_daemons_do(site, kind, family, outer, mor
         watch = one.watch()
         becomes(one, mode)
         for change in CHANGES:
+            frames, clear = watch.frames, watch.clear
             change(one)
             one.goes_on()
             becomes(one, mode)
+            findings.note(CLEAR.format(mode=mode), f"daemon {change.__name__}", f"{kind} {family}",
+                          f"{watch.clear - clear} of {watch.frames - frames}")
         frames, clear = watch.end()
         assert not clear, (clear, frames)
     # And a stream.

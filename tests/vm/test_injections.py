@@ -7,7 +7,7 @@ import pytest
 from lab import findings
 from lab.control import Control
 from lab.injection import Injector
-from lab.site import Site
+from lab.site import Site, offloading
 from test_proof import FAMILIES, KINDS, SERIAL
 
 COUNT = 10
@@ -138,8 +138,22 @@ def in_words(found):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_injected_arrives(kind, family):
+    inject_all(kind, family)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("policy", "ipv6"), ("transport", "ipv4")])
+def test_nothing_injected_arrives_where_esp_is_offloaded(kind, family):
+    """As `test_proof` has it."""
+    with offloading():
+        inject_all(kind, family, ", offload")
+
+
+def inject_all(kind, family, how=""):
+    """Every injection into every way of forwarding."""
     site = Site(kind, family, next(SERIAL), conversing=False)
     try:
+        if how:
+            site.merge()
         control = site.until_closed(Control(site.a.gateway))
         conversation = site.datagrams()
         injector = site.until_closed(Injector(site, conversation))
@@ -150,7 +164,7 @@ def test_nothing_injected_arrives(kind, family):
             for injection in Injector.KINDS:
                 result = this.inject(injector, injection)
                 found[injection.__name__, name] = result
-                findings.note(TITLE, f"{kind:13}{family:5}{injection.__name__}", name, in_words(result))
+                findings.note(TITLE + how, f"{kind:13}{family:5}{injection.__name__}", name, in_words(result))
             this.end()
         for injection in Injector.KINDS:
             arrived, counted = found[injection.__name__, "slow path"]

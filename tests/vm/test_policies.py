@@ -9,7 +9,8 @@ import time
 import pytest
 
 from lab.control import Control
-from lab.site import BLOCKED, SIGN, Conversation, Questions, Site
+from lab.kernel import wait_until
+from lab.site import BLOCKED, SIGN, Conversation, Questions, Site, figures
 from lab.traffic import Datagrams, protocol_in
 from test_proof import FAMILIES, MODES, SERIAL, fasttrack
 
@@ -21,8 +22,8 @@ FILLING = b"\xa5" * 16
 def make_site():
     made = []
 
-    def make(family, **options):
-        site = Site("policy", family, next(SERIAL), **options)
+    def make(family, kind="policy", **options):
+        site = Site(kind, family, next(SERIAL), **options)
         made.append(site)
         site.control = site.until_closed(Control(site.a.gateway))
         return site
@@ -174,6 +175,137 @@ def test_policies_appear(make_site, when, family, mode):
         assert not in_clear(frames)
     assert not [frame for frame in frames if Conversation.number(frame) > last]
     assert len(frames) > 40
+
+
+def from_b(site, verb, *words):
+    """Adds, updates or deletes what A lets in from B's LAN, of which the policy may have further words."""
+    site.policy(site.a, site.b, verb, "fwd", more=words)
+
+
+def blocked(site):
+    """By a policy that is asked before."""
+    words = (*site.selector(site.b, site.a), "proto", "udp", "dir", "fwd")
+    site.a.gateway.ip("xfrm", "policy", "add", *words, "priority", 10, "action", "block")
+    yield
+    site.a.gateway.ip("xfrm", "policy", "delete", *words)
+
+
+def deleted(site):
+    """There is none any more that would let it in."""
+    from_b(site, "delete")
+    yield
+    from_b(site, "add")
+
+
+def expired(site):
+    """The same, by itself."""
+    from_b(site, "update", "limit", "time-hard", 5)
+    fast_if_on(site)
+    wait_until(lambda: "dir fwd" not in site.a.gateway.ip("xfrm", "policy", "list", "dir", "fwd", "src", site.b.net), 15)
+    yield
+    from_b(site, "add")
+
+
+def of_others(site):
+    """From now on other states have to have decrypted it."""
+    source, destination = site.b, site.a
+    words = (*site.selector(source, destination), "dir", "fwd", "priority", 100, "tmpl", "src", source.wan,
+             "dst", destination.wan, "proto", "esp", "mode", site.mode)
+    site.a.gateway.ip("xfrm", "policy", "update", *words, "reqid", 99)
+    yield
+    site.a.gateway.ip("xfrm", "policy", "update", *words, "reqid", 1)
+
+
+def fast_if_on(site):
+    """The site's conversation goes on, fast both ways if fasttrack is on."""
+    fast(site, site.talk, 2 if site.control.config()["enabled"] else 0)
+
+
+@pytest.mark.parametrize("change", [blocked, deleted, expired, of_others], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_may_not_come_in_any_more(make_site, family, change):
+    """What arrives is fast by a decision that the slow path made under the policies of then. After the change none of
+    it is let in, and it is counted where it is without fasttrack."""
+    site = make_site(family, conversing=False)
+    site.talk = site.datagrams()
+    found = []
+    for on in (False, True):
+        # Nothing but the change itself sends a packet to the slow path.
+        site.control.set(enabled=int(on), ipsec="accelerate", learn_after=1, sample_interval=60_000)
+        fast_if_on(site)
+        steps = change(site)
+        next(steps)
+        stats, counters = site.control.stats(), site.ipsec_counters()
+        for _ in range(10):
+            assert site.talk.request()
+            assert not site.talk.reply(timeout=0.05)
+        assert (site.control.stats() - stats).packets[1] == 0
+        found.append({name: count - counters[name] for name, count in site.ipsec_counters().items()
+                      if count != counters[name]})
+        next(steps, None)
+        site.talk.exchange(3)
+        fast_if_on(site)
+    slow, fast_ = found
+    assert slow == fast_ and sum(slow.values()) == 10, found
+
+
+@pytest.mark.parametrize("kind, ways", [("encapsulated", 2), ("transport", 1)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_figures_of_states_are_the_slow_paths(make_site, family, kind, ways):
+    """As `test_branches` has it of tunnels."""
+    site = make_site(family, kind=kind, conversing=False)
+    conversation, found = site.datagrams(), []
+    for on in (False, True):
+        site.control.set(enabled=int(on), ipsec="accelerate", learn_after=1, sample_interval=60_000)
+        fast(site, conversation, ways if on else 0)
+        before = figures(site.a.gateway)
+        conversation.exchange(20, size=500)
+        found.append({state: tuple(now - then for now, then in zip(after, before[state]))
+                      for state, after in figures(site.a.gateway).items()})
+    slow, fast_ = found
+    assert slow == fast_ and [packets for _, packets, *_ in slow.values()] == [20, 20], found
+
+
+def test_each_namespace_has_its_own_mode(make_site):
+    """Of two, one accelerates IPsec, and then no more."""
+    sites = [make_site("ipv4", conversing=False) for _ in range(2)]
+    for site in sites:
+        site.talk = site.datagrams()
+        fasttrack(site, "enable")
+    for modes in (("accelerate", "exclude"), ("exclude", "exclude"), ("exclude", "accelerate")):
+        for site, mode in zip(sites, modes):
+            fasttrack(site, "set", "ipsec", mode)
+            # As the manual says how to take the mark from those that had it before.
+            site.a.gateway.run("conntrack", "-U", "--mark", "0/0x08000000", check=False)
+            site.talk.exchange(5)
+        for site, mode in zip(sites, modes):
+            fast(site, site.talk, ways_of(mode))
+
+
+KEPT_SLOW = """
+table inet keep_slow {
+    chain prerouting {
+        type filter hook prerouting priority mangle;
+        iifname "vti0" ct mark set ct mark or 0x08000000
+    }
+    chain forward {
+        type filter hook forward priority mangle;
+        oifname "vti0" ct mark set ct mark or 0x08000000
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_connections_of_a_vti_are_kept_slow_by_rules(make_site, family):
+    """As README says."""
+    site = make_site(family, kind="vti", conversing=False)
+    conversation = site.datagrams()
+    fasttrack(site, "enable")
+    fast(site, conversation, 2)
+    site.a.gateway.nft(KEPT_SLOW)
+    conversation.exchange(5)
+    fast(site, conversation, 0)
 
 
 SOURCE_NAT = """

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lab import findings, kernel
-from lab.site import SIGN, Conversation, Site
+from lab.site import SIGN, Conversation, Site, offloading
 
 SERIAL = itertools.count(1)
 
@@ -152,6 +152,10 @@ WAYS = [(kind, family, mode) for kind in KINDS for family in FAMILIES for mode i
 WAYS += [("vti", family, "exclude") for family in FAMILIES]
 
 
+#: What the tables say.
+CLEAR = "in clear of all packets seen on the WAN while this changed, mode {mode}"
+
+
 def fast_ways(kind, mode):
     """Directions of the conversation that are fast."""
     if kind == "vti":
@@ -162,21 +166,34 @@ def fast_ways(kind, mode):
 
 @pytest.mark.parametrize(("kind", "family", "mode"), WAYS)
 def test_nothing_in_clear(kind, family, mode):
-    title = f"in clear of all packets seen on the WAN while this changed, mode {mode}"
+    look_for_clear_text(kind, family, mode)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("policy", "ipv4"), ("transport", "ipv6")])
+def test_nothing_in_clear_where_esp_is_offloaded(kind, family):
+    """Without a device for that: encrypted where a packet is given to a device, decrypted where it is merged."""
+    with offloading():
+        look_for_clear_text(kind, family, "accelerate", ", offload")
+
+
+def look_for_clear_text(kind, family, mode, how=""):
+    """Changes everything under a conversation."""
+    title = CLEAR.format(mode=mode) + how
     site = Site(kind, family, next(SERIAL))
     try:
+        if how:
+            site.merge()
         fasttrack(site, "set", "ipsec", mode)
         fasttrack(site, "enable")
         site.conversation.goes_on()
         wires = site.wires()
-        table, sum_of_fast = [], 0
+        table, sum_of_fast, between = [], 0, 0
         for change in CHANGES:
             time.sleep(0.3)
             before = fast_packets(site)
             site.conversation.goes_on(least=40)
             fast = tuple(now - then for now, then in zip(fast_packets(site), before))
-            for wire in wires:
-                wire.frames(0.01)
+            between += sum(SIGN in frame for wire in wires for frame in wire.frames(0.01))
             change(site)
             # Also what was under way when the change was over.
             site.conversation.goes_on()
@@ -188,7 +205,8 @@ def test_nothing_in_clear(kind, family, mode):
         findings.note(title, "fast before these", f"{kind} {family}", sum_of_fast)
         ways = fast_ways(kind, mode)
         assert all(sum(count > 0 for count in fast) == ways for _, fast, _, _ in table), table
-        assert not sum(clear for _, _, _, clear in table), table
+        assert not between + sum(clear for _, _, _, clear in table), (between, table)
+        assert not sum(wire.missed() for wire in wires), "not every frame was looked at"
         assert all(packets for _, _, packets, _ in table), table
     finally:
         site.close()

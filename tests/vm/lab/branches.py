@@ -3,11 +3,11 @@
 packets of either version."""
 
 import itertools
-import re
 
 from .control import Control
 from .devices import link
 from .namespace import Namespace
+from .site import figures
 from .traffic import Wire
 
 _SERIAL = itertools.count(1)
@@ -108,16 +108,16 @@ class Branches:
                    f"tmpl src {self.address(source)} dst {self.address(destination)} proto esp "
                    f"reqid {max(own, peer)} mode tunnel")
 
-    def states(self, number, *options, generation=0, verb="add", out=()):
+    def states(self, number, *options, generation=0, verb="add", out=(), into=()):
         """Adds, or deletes, the states of both directions, at both ends; with more options, or some for what the
-        hub sends only."""
+        hub sends only, or receives."""
         for gateway, selecting in ((self.hub, self._selecting(number)), (self.branches[number], "")):
             lines = []
             for source, destination in ((HUB, number), (number, HUB)):
                 line = [f"xfrm state {verb} src {self.address(source)} dst {self.address(destination)} proto esp "
                         f"spi {spi(number, source, generation)}"]
                 if verb == "add":
-                    more = out if gateway is self.hub and source == HUB else ()
+                    more = (out if source == HUB else into) if gateway is self.hub else ()
                     line += ["reqid", number, "mode tunnel flag af-unspec", CIPHER, selecting, *options, *more]
                 elif self.kind == "vti":
                     line.append(selecting)
@@ -125,15 +125,8 @@ class Branches:
             gateway.ip_batch(lines)
 
     def figures(self):
-        """Of each state of the hub: bytes, packets, sequence numbers in and out, and what it has refused."""
-        found = {}
-        for part in re.split(r"(?m)^src ", self.hub.ip("-s", "xfrm", "state"))[1:]:
-            octets, packets = re.search(r"(\d+)\(bytes\), (\d+)\(packets\)", part).groups()
-            incoming, outgoing = re.search(r"seq 0x(\w+), oseq 0x(\w+)", part).groups()
-            refused = re.search(r"replay-window \d+ replay (\d+) failed (\d+)", part).groups()
-            found[re.search(r"spi 0x(\w+)", part)[1]] = (
-                int(octets), int(packets), int(incoming, 16), int(outgoing, 16), *map(int, refused))
-        return found
+        """Those of the hub's states."""
+        return figures(self.hub)
 
     def wire(self):
         """Everything that passes the hub's link to the WAN, where nobody decrypts anything."""

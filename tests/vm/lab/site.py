@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Two sites and what protects the packets between them: the topology of the proof against clear text."""
 
+import contextlib
+import re
 import socket
 import struct
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 from .devices import link
+from .kernel import wait_until
 from .namespace import Namespace
 from .traffic import Datagrams, Wire
 
@@ -221,6 +226,15 @@ class Site:
         end.gateway.ip("xfrm", "state", "add", "src", source.wan, "dst", destination.wan, "proto", "esp",
                        "spi", hex(spi), "mode", self.mode, "replay-window", 32, *words, *more)
 
+    def merge(self):
+        """Has the gateways merge what arrives on the WAN. If ESP is offloaded they decrypt it before that, and what it was
+        passes the device again, also in transport mode (`xfrm_input`)."""
+        for end in (self.a, self.b):
+            for device in ("wan0", "wan1"):
+                end.gateway.run("ethtool", "-K", device, "gro", "on")
+        users = Path(f"/sys/module/{'esp6' if self.outer == 'ipv6' else 'esp4'}_offload/refcnt").read_text(encoding="ascii")
+        assert int(users) > 0, "no state is offloaded"
+
     def ipsec_counters(self):
         """What A's IPsec has refused and what failed, by the names that /proc/net/xfrm_stat has for it."""
         words = self.a.gateway.run("cat", "/proc/net/xfrm_stat").split()
@@ -251,6 +265,18 @@ class Site:
             space.remove()
 
 
+def figures(gateway):
+    """Of each of its states: bytes, packets, sequence numbers in and out, and what it has refused."""
+    found = {}
+    for part in re.split(r"(?m)^src ", gateway.ip("-s", "xfrm", "state"))[1:]:
+        octets, packets = re.search(r"(\d+)\(bytes\), (\d+)\(packets\)", part).groups()
+        incoming, outgoing = re.search(r"seq 0x(\w+), oseq 0x(\w+)", part).groups()
+        refused = re.search(r"replay-window \d+ replay (\d+) failed (\d+)", part).groups()
+        found[re.search(r"spi 0x(\w+)", part)[1]] = (
+            int(octets), int(packets), int(incoming, 16), int(outgoing, 16), *map(int, refused))
+    return found
+
+
 def decapsulating(gateway, family):
     """A socket by which a gateway takes ESP in UDP."""
     udp_encap, espinudp = 100, 2
@@ -259,6 +285,18 @@ def decapsulating(gateway, family):
     made.setsockopt(socket.IPPROTO_UDP, udp_encap, espinudp)
     made.bind((ADDRESSES[family]["anywhere"], 4500))
     return made
+
+
+@contextlib.contextmanager
+def offloading():
+    """The kernel's own offload of ESP, without a device for it, for states made meanwhile: see `Site.merge`."""
+    modules = ["esp4_offload", "esp6_offload"]
+    subprocess.run(["modprobe", "--all", *modules], check=True)
+    try:
+        yield
+    finally:
+        # States hold them, until the last packet has gone.
+        wait_until(lambda: subprocess.run(["modprobe", "--remove", *modules]).returncode == 0, 15, "their removal")
 
 
 class Questions:

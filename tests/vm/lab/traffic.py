@@ -14,7 +14,7 @@ ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86dd
 SO_NO_CHECK = 11
 UDP_SEGMENT, UDP_GRO = 103, 104
-SOL_PACKET, PACKET_VNET_HDR = 263, 15
+SOL_PACKET, PACKET_STATISTICS, PACKET_VNET_HDR = 263, 6, 15
 UDP_NO_CHECK6_TX = 101
 IPV6_UNICAST_HOPS = 16
 IPV6_MTU_DISCOVER = 23
@@ -382,6 +382,11 @@ class Wire:
             if is_ip and (outgoing if is_outgoing else incoming):
                 found.append(frame)
         return found
+
+    def missed(self):
+        """How many frames there was no room for since the last call."""
+        statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return struct.unpack("II", statistics)[1]
 
     def packets(self, source=None, destination=None, protocol=None, seconds=0.3):
         """The same, as scapy packets, of those with the given addresses and protocol number."""
