@@ -80,6 +80,24 @@ def test_large_tcp_segments(make_router, lan, wan):
     assert router.router.counter("ip filter", "invalid") == 0
 
 
+# One version of IP for each.
+@pytest.mark.parametrize("family, kind", [
+    ("ipv4", "vlan"), ("ipv6", "bridge_with_vlans"), ("ipv4", "gre"), ("ipv6", "vxlan"), ("ipv4", "wireguard"),
+    ("ipv6", "pppoe")], indirect=["family"])
+def test_large_tcp_segments_for_a_device_above_another(make_router, kind):
+    """They are split below it, or for it, by the router."""
+    if kind == "pppoe" and not devices.has_pppoe():
+        pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
+    router = make_router(lan=offloading(link), wan=getattr(devices, kind))
+    stream = conversation(router, Stream)
+    there, back = (moved(router, lambda: stream.send(BULK, back)) for back in (False, True))
+    for stats in there, back:
+        assert stats.fast >= 0.9 * (stats.fast + sum(stats.slow.values())), stats.reasons()
+    assert there.bytes[0] > len(BULK) * 0.5 and there.bytes[0] / there.packets[0] > 2000
+    assert back.bytes[1] > len(BULK) * 0.5
+    assert router.router.counter("ip filter", "invalid") == 0
+
+
 @both
 def test_large_tcp_segments_that_the_router_has_merged(make_router):
     router = make_router()
