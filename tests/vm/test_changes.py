@@ -446,12 +446,22 @@ class RuleSetReloaded(Change):
         cross.router.nft(f"flush ruleset\n{rules}")
 
 
+class ConntrackFlushed(Change):
+    """All entries go, and the next packets make new ones, also in the middle of a connection."""
+    # The new ones begin to count anew.
+    counted = False
+
+    def make(self, cross):
+        cross.router.run("conntrack", "-F", "-f", cross.family.conntrack)
+
+
 CHANGES = [
     OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Blackhole, NoRouteBack, Rule,
     RouteInATableThatWasPassedOver, RouteThatSendsOnDeleted, NextHopObject, RouteByNextHopObjectDeleted,
     NeighbourChanged, NeighbourDeleted, NeighbourFailed,
     NeighbourThatDoesNotAnswer, AddressRemoved, DeviceDown, DeviceRenamed, ForwardingOff, ForwardingOffOnOneDevice,
     RuleThatDrops, SetElementRemoved, SetElementAdded, RuleSetReplaced, RuleSetReloaded,
+    ConntrackFlushed,
 ]
 
 
