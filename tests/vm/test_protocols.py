@@ -19,7 +19,10 @@ table ip filter {
 }
 """
 
-GRE, ESP, AH, UDPLITE, IPIP, SIXINFOUR, L2TP = 47, 50, 51, 136, 4, 41, 115
+GRE, ESP, AH, UDPLITE, IPIP, SIXINFOUR, L2TP, ETHERIP, OSPF = 47, 50, 51, 136, 4, 41, 115, 97, 89
+
+#: With the one rule set, and with the router's own.
+with_and_without_nat = pytest.mark.parametrize("rules", [NO_NAT, None], ids=["no NAT", "masquerade"])
 
 
 QUIET = """
@@ -77,8 +80,9 @@ def slow(router, conversation, count=10):
 
 
 @both
-@pytest.mark.parametrize("protocol", [ESP, GRE, UDPLITE, L2TP], ids=["ESP", "GRE", "UDP-Lite", "L2TPv3"])
-@pytest.mark.parametrize("rules", [NO_NAT, None], ids=["no NAT", "masquerade"])
+@pytest.mark.parametrize("protocol", [ESP, GRE, UDPLITE, L2TP, ETHERIP],
+                         ids=["ESP", "GRE", "UDP-Lite", "L2TPv3", "EtherIP"])
+@with_and_without_nat
 def test_a_protocol_without_ports_is_fast(router, protocol, rules):
     """By its addresses, also those that NAT gives it: these have no checksum over them. (That of UDP-Lite
     has, but conntrack does not know the protocol, and rewrites no more than that either.)"""
@@ -109,11 +113,15 @@ def test_authentication_headers_stay_slow_with_ipv6(router):
     assert after.slow["ip-options"] == 20, after.reasons()
 
 
-def test_tunnels_pass_through(router):
-    router.router.nft("flush ruleset\n" + NO_NAT)
+@with_and_without_nat
+def test_tunnels_pass_through(router, rules):
+    if rules:
+        router.router.nft("flush ruleset\n" + rules)
     router.control.enable()
     for protocol in (IPIP, SIXINFOUR):
-        fast(router, router.until_removed(Packets(router.lan, router.wan, router.WAN, protocol, bytes(20))))
+        packets = router.until_removed(Packets(router.lan, router.wan, router.WAN, protocol, bytes(20)))
+        fast(router, packets)
+        assert packets.seen_from[0] == (router.LAN if rules else router.WAN_GATEWAY)
 
 
 def test_two_protocols_between_the_same_hosts_are_two_flows(router):
@@ -138,6 +146,22 @@ def test_the_gre_of_pptp_stays_slow(router):
     assert (router.control.stats() - before).fast == 0
 
 
+@both
+def test_other_protocols_stay_slow_and_are_not_counted(router):
+    router.control.enable()
+    # So that the devices are attached.
+    fast(router, router.until_removed(Packets(router.lan, router.wan, router.WAN, GRE, bytes(8))))
+    flows = router.control.stats().flows
+    after = slow(router, router.until_removed(Packets(router.lan, router.wan, router.WAN, OSPF, bytes(8))))
+    assert not after.reasons()
+    before = router.control.stats()
+    answers = router.lan.run("ping", "-c", 10, "-i", 0.05, router.WAN)
+    after = router.control.stats() - before
+    assert " 10 received" in answers
+    assert after.fast == 0 and not after.reasons(), (after.packets, after.reasons())
+    assert after.flows == flows
+
+
 class Association(Stream):
     """An SCTP association."""
 
@@ -146,13 +170,18 @@ class Association(Stream):
 
 
 @both
-def test_an_sctp_association_is_fast(router):
-    router.router.nft("flush ruleset\n" + NO_NAT)
+@with_and_without_nat
+def test_an_sctp_association_is_fast(router, rules):
+    """Also with NAT, which leaves the ports as they are if it can: the checksum is not over the addresses."""
+    if rules:
+        router.router.nft("flush ruleset\n" + rules)
     router.control.enable()
     # The first one attaches the devices.
     for port in (5000, 5001):
         association = router.until_removed(Association(router.lan, router.wan, router.WAN, port))
         after = fast(router, association)
+        port = association.client.getsockname()[1]
+        assert association.seen_from == (router.LAN if rules else router.WAN_GATEWAY, port)
     assert after.slow["sctp-control"] == 0
     # Its end is seen by conntrack.
     before = router.control.stats()
