@@ -213,8 +213,10 @@ def test_fast_past_an_ipvlan_that_has_not(make_router):
 
 
 @both
-def test_a_host_that_moves_to_another_port_of_a_bridge(make_router):
-    router = make_router(lan=devices.bridge)
+@pytest.mark.parametrize("kind", ["bridge", "bridge_with_vlans"])
+def test_a_host_that_moves_to_another_port_of_a_bridge(make_router, kind):
+    router = make_router(lan=getattr(devices, kind))
+    router.lan.ip("link", "set", "eth1", "address", router.lan.mac("eth0"))
     router.control.enable()
     for conversation in conversations(router):
         conversation.warm_up()
