@@ -70,6 +70,22 @@ def test_a_correct_frame_is_fast(injector):
         assert Ether(bytes(rebuilt))[UDP].chksum == checksum
 
 
+@both
+def test_what_else_a_header_says_is_kept(injector):
+    """Traffic class, ECN's part of it included, and flow label, or what IPv4 has in their place."""
+    if injector.router.is_v6:
+        kept = {"tc": 0xb9, "fl": 0x12345}
+    else:
+        kept = {"tos": 0xb9, "id": 0x1234, "flags": 2}
+    # The first one is slow, and has the flow expect its DSCP.
+    after, _ = injector.send(injector.frame(**kept))
+    assert set(after.reasons()) == {"dscp"}, after.reasons()
+    after, arrived = injector.send(injector.frame(**kept))
+    assert after.packets[0] == len(arrived) == COUNT, after.reasons()
+    for packet in arrived:
+        assert {name: getattr(packet.payload, name) for name in kept} == kept
+
+
 def mac_of_another_host(injector):
     # A promiscuous port hands such frames up, marked as someone else's.
     injector.router.router.ip("link", "set", "lan0", "promisc", "on")
