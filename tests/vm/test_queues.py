@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import subprocess
 
 import pytest
 
@@ -47,33 +48,33 @@ def tc(router, *arguments):
     return router.router.run("tc", *arguments)
 
 
-def packets(router, what):
-    """What each queue, or class, of the WAN's device has sent: packets by its number."""
-    found = json.loads(tc(router, "-s", "-j", what, "show", "dev", "wan0"))
+def packets(router, what, device="wan0"):
+    """What each queue, or class, of a device has sent: packets by its number."""
+    found = json.loads(tc(router, "-s", "-j", what, "show", "dev", device))
     return {entry["handle"]: entry.get("stats", entry)["packets"] for entry in found}
 
 
-def sent_by(router, what, run):
+def sent_by(router, what, run, device="wan0"):
     """The queues, or classes, by which a run's packets were sent, with their numbers."""
-    before = packets(router, what)
+    before = packets(router, what, device)
     run()
-    after = packets(router, what)
+    after = packets(router, what, device)
     return {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
 
 
-def as_slow(router, kind, what="class", tos=None):
-    """A conversation slow, then fast: its packets are sent by the same queues. Gives which."""
+def as_slow(router, kind, what="class", tos=None, device="wan0"):
+    """A conversation slow, then fast: its packets are sent by the same queues of a device. Gives which."""
     conversation = router.until_removed(kind(router.lan, router.wan, router.WAN))
     if tos is not None:
         conversation.set_tos(tos)
     conversation.warm_up()
     before = router.control.stats()
-    slow = sent_by(router, what, lambda: conversation.exchange(COUNT))
+    slow = sent_by(router, what, lambda: conversation.exchange(COUNT), device)
     assert (router.control.stats() - before).fast == 0
     router.control.enable()
     conversation.warm_up()
     before = router.control.stats()
-    fast = sent_by(router, what, lambda: conversation.exchange(COUNT))
+    fast = sent_by(router, what, lambda: conversation.exchange(COUNT), device)
     stats = router.control.stats() - before
     router.control.disable()
     conversation.close()
@@ -105,11 +106,11 @@ def test_the_time_of_arrival_is_not_taken_for_one_of_departure(make_router):
     assert dropped == 0
 
 
-def with_classes(router):
+def with_classes(router, device="wan0"):
     """A hierarchy of which class 1:30 gets what nobody else does."""
-    tc(router, "qdisc", "replace", "dev", "wan0", "root", "handle", "1:", "htb", "default", "30")
+    tc(router, "qdisc", "replace", "dev", device, "root", "handle", "1:", "htb", "default", "30")
     for number in (10, 20, 30):
-        tc(router, "class", "add", "dev", "wan0", "parent", "1:", "classid", f"1:{number}", "htb", "rate", "1gbit")
+        tc(router, "class", "add", "dev", device, "parent", "1:", "classid", f"1:{number}", "htb", "rate", "1gbit")
 
 
 def protocol(router):
@@ -117,8 +118,8 @@ def protocol(router):
     return "ipv6" if router.is_v6 else "ip"
 
 
-def add_filter(router, *arguments):
-    tc(router, "filter", "add", "dev", "wan0", "parent", "1:", "protocol", protocol(router), "prio", 1, *arguments)
+def add_filter(router, *arguments, device="wan0"):
+    tc(router, "filter", "add", "dev", device, "parent", "1:", "protocol", protocol(router), "prio", 1, *arguments)
 
 
 @pytest.fixture(params=[Datagrams, Stream])
@@ -221,3 +222,82 @@ def test_a_filter_at_egress_sees_what_is_fast(make_router):
     stats = router.control.stats() - stats
     assert min(stats.packets) >= COUNT * 0.9, stats.reasons()
     assert matched() - before == COUNT
+
+
+#: The mark of a connection, whose DSCP 46 is in the bits 0xfc, and which says so by 0x100; and what restores it.
+MARKED = "ct mark set 0x1b8"
+RESTORE = ("matchall", "action", "ctinfo", "dscp", "0xfc", "0x100")
+
+
+def test_a_class_by_dscp_that_is_restored_where_packets_arrive(make_router, kind):
+    """From the connection's mark, as SQM does it for the download."""
+    router = make_router(MARKED)
+    tc(router, "qdisc", "add", "dev", "wan0", "clsact")
+    tc(router, "filter", "add", "dev", "wan0", "ingress", *RESTORE)
+    with_classes(router, "lan0")
+    add_filter(router, *FLOWER, device="lan0")
+    assert as_slow(router, kind, device="lan0") == {"1:20"}
+
+
+def test_a_class_by_dscp_that_is_restored_where_packets_leave(make_router, kind):
+    """Without NAT. With it conntrack's entry is not found by what leaves, see below."""
+    router = make_router(MARKED)
+    router.router.nft("delete table ip nat")
+    tc(router, "qdisc", "add", "dev", "wan0", "clsact")
+    tc(router, "filter", "add", "dev", "wan0", "egress", *RESTORE)
+    with_classes(router)
+    add_filter(router, *FLOWER)
+    assert as_slow(router, kind) == {"1:20"}
+
+
+def test_what_is_restored_where_masqueraded_packets_leave_is_not_for_fast_ones(make_router):
+    """Slow packets have their connection with them, fast ones do not; and by the addresses that they leave with it is
+    not found."""
+    router = make_router(MARKED)
+    tc(router, "qdisc", "add", "dev", "wan0", "clsact")
+    tc(router, "filter", "add", "dev", "wan0", "egress", *RESTORE)
+    with_classes(router)
+    add_filter(router, *FLOWER)
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    assert sent_by(router, "class", lambda: datagrams.exchange(COUNT)) == {"1:20": COUNT}
+    router.control.enable(sample_interval=60000)
+    datagrams.warm_up()
+    assert sent_by(router, "class", lambda: datagrams.exchange(COUNT)) == {"1:30": COUNT}
+
+
+def through_an_ifb(router):
+    """Has what arrives from the WAN pass the queue of another device first, as SQM does it. Gives a function that says
+    how many packets have."""
+    subprocess.run(["modprobe", "ifb", "numifbs=0"], check=True)
+    router.router.ip("link", "add", "ifb0", "type", "ifb")
+    router.router.ip("link", "set", "ifb0", "up")
+    tc(router, "qdisc", "replace", "dev", "ifb0", "root", "handle", "1:", "cake", "bandwidth", "100mbit", "ingress")
+    tc(router, "qdisc", "add", "dev", "wan0", "clsact")
+    tc(router, "filter", "add", "dev", "wan0", "ingress", "matchall", "action", "mirred", "egress", "redirect",
+       "dev", "ifb0")
+
+    def passed():
+        device, = json.loads(router.router.ip("-j", "-s", "link", "show", "ifb0"))
+        return device["stats64"]["tx"]["packets"]
+    return passed
+
+
+def test_what_arrives_through_an_ifb_stays_slow(make_router):
+    """It goes on past all hooks at ingress. What leaves is fast."""
+    router = make_router()
+    passed = through_an_ifb(router)
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.warm_up()
+    before = passed()
+    datagrams.exchange(COUNT)
+    assert COUNT <= passed() - before <= COUNT + 4
+    router.control.enable()
+    datagrams.warm_up()
+    before, already = passed(), router.control.stats()
+    datagrams.exchange(COUNT)
+    stats = router.control.stats() - already
+    assert COUNT <= passed() - before <= COUNT + 4
+    assert stats.packets[0] >= COUNT * 0.9, (stats.packets, stats.reasons())
+    assert stats.packets[1] == 0
+    assert stats.slow["learning"] >= COUNT, stats.reasons()

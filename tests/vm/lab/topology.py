@@ -126,10 +126,12 @@ class Router:
         self.router.sysctl(name, int(wanted))
 
     def know_neighbours(self):
-        """Has nobody on the WAN's cable ask for a link-layer address any more."""
+        """Has nobody on the cables ask for a link-layer address any more."""
         for namespace, device, address, mac in (
                 (self.router, "wan0", self.WAN, self.wan.mac("eth0")),
-                (self.wan, "eth0", self.WAN_GATEWAY, self.router.mac("wan0"))):
+                (self.wan, "eth0", self.WAN_GATEWAY, self.router.mac("wan0")),
+                (self.router, "lan0", self.LAN, self.lan.mac("eth0")),
+                (self.lan, "eth0", self.LAN_GATEWAY, self.router.mac("lan0"))):
             namespace.ip("neigh", "replace", address, "lladdr", mac, "dev", device, "nud", "permanent")
 
     def conntrack(self, *arguments):
