@@ -50,10 +50,16 @@ def test_sctp_that_the_sender_gives_in_one(make_router):
     association = router.until_removed(Association(router.lan, router.wan, router.WAN, 5000))
     association.warm_up()
     large = Wire(router.router, "lan0", outgoing=False)
+    before = router.control.stats()
     for _ in range(3):
         association.send(bytes(range(256)) * 800)
-    assert max(map(len, large.frames())) > 3000
+    stats = router.control.stats() - before
+    frames = large.frames()
     large.close()
+    lists = [frame for frame in frames if len(frame) > 1514]
+    assert len(lists) >= 10 and max(map(len, lists)) > 3000
+    assert stats.packets[0] <= len(frames) - len(lists), (stats.packets, len(frames), len(lists))
+    assert stats.slow["mangled"] == len(lists), (len(lists), stats.reasons())
     # Small ones are no lists.
     before = router.control.stats()
     association.exchange(COUNT)
