@@ -906,6 +906,11 @@ def test_the_mtu_of_the_way_out_lowered(cross, protocol):
     outcome = {}
     for fast, port in ((False, 7), (True, 8)):
         talk = new_talk(cross, protocol, port, fast, size=1300)
+        if fast:
+            # One that is due for a sample would be slow for that.
+            cross.control.set(sample_interval=60000)
+            talk.make_fast()
+            time.sleep(0.1)
         wire = cross.until_removed(Wire(cross.router, "wan0", incoming=False))
         told = cross.until_removed(Wire(cross.lan, "eth0", outgoing=False))
         before = cross.control.stats()
