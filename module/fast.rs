@@ -445,8 +445,9 @@ fn rewrite<I: Carried, const BARE: bool>(
 /// Sends a packet on to the slow path that there is no memory for to rewrite.
 #[cold]
 #[inline(never)]
-fn no_memory(instance: &Instance, skb: Skb) -> Verdict {
+fn no_memory(instance: &Instance, mut skb: Skb) -> Verdict {
     instance.stats.slow(SlowReason::NoMemory);
+    skb.identify();
     skb.into()
 }
 
