@@ -167,12 +167,13 @@ fn go<I: Carried, const USUAL: bool>(
 }
 
 /// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
-/// at it.
+/// at it; of any other one it has to know that it was here.
 #[inline(never)]
 fn of_no_flow(port: &Port, hash: Option<key::Hash>, mut skb: Skb) -> Verdict {
     let instance = &port.instance;
-    if hash.is_some_and(|hash| !instance.lets_in(hash)) {
-        skb.turn_away(port.index);
+    match hash.is_none_or(|hash| instance.lets_in(hash)) {
+        true => skb.let_in(port.index),
+        false => skb.turn_away(port.index),
     }
     skb.into()
 }

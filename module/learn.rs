@@ -201,7 +201,13 @@ impl<I: Carried> Seen<'_, I> {
                 glance?;
                 let route = self.examine()?;
                 match device {
-                    Some(device) => self.create(instance, read, device, route, None)?,
+                    Some(device) if self.packet.has_met_the_hook() => {
+                        self.create(instance, read, device, route, None)?;
+                    }
+                    // Those behind it will not meet it either. A flow of them would be worse than none: the other
+                    // direction's could be fast then, and of TCP conntrack would not be told in time how far that
+                    // went.
+                    Some(_) => return Err(SlowReason::Unsupported),
                     None => Ports::want(instance, self.packet.from()),
                 }
                 Err(SlowReason::Learning)
@@ -220,6 +226,11 @@ impl<I: Carried> Seen<'_, I> {
         judged: Result<PacketRoute<'_>, SlowReason>,
     ) -> Result<(), SlowReason> {
         let reason = match judged {
+            // As in `learn`: from now on they come past the hook.
+            Ok(_) if !self.packet.has_met_the_hook() => {
+                instance.drop_flow(read, flow, GoneReason::Replaced);
+                SlowReason::Unsupported
+            }
             Ok(route) if self.still_describes(flow, route) => {
                 self.confirm(instance, read, flow, route);
                 SlowReason::Learning

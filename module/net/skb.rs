@@ -68,6 +68,9 @@ const IDENTITY: u64 = 0xfa57_7ac4_0000_0000 & !NUMBER;
 /// The same of a packet that was turned away: the index of the device where that was, below other bits. With the
 /// device, because what a tunnel makes of a packet may keep its control block.
 const TURNED_AWAY: u64 = 0x7e4f_a3b1_0000_0000 & !NUMBER;
+
+/// The same of a packet without a flow that was not turned away.
+const LET_IN: u64 = 0x19c6_5d27_0000_0000 & !NUMBER;
 const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
 const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
@@ -130,6 +133,11 @@ impl Skb {
     /// Has [`Forwarded::was_turned_away`] say that it was, where it arrived on the device with this index.
     pub fn turn_away(&mut self, device: u32) {
         self.note(TURNED_AWAY | u64::from(device));
+    }
+
+    /// Has [`Forwarded::has_met_the_hook`] say that it has, where it arrived on the device with this index.
+    pub fn let_in(&mut self, device: u32) {
+        self.note(LET_IN | u64::from(device));
     }
 
     fn note(&mut self, what: u64) {
@@ -773,6 +781,12 @@ impl<'a> Forwarded<'a> {
     /// Whether [`Skb::turn_away`] was called for it on the device that it arrived on.
     pub fn was_turned_away(&self) -> bool {
         self.noted() == TURNED_AWAY | u64::from(self.from())
+    }
+
+    /// Whether [`Skb::let_in`] was called for it on the device that it arrived on, or it was given an identity. What
+    /// an `ifb` has had in between has not: it goes on where it arrived, but past the hooks.
+    pub fn has_met_the_hook(&self) -> bool {
+        self.noted() == LET_IN | u64::from(self.from()) || self.id().is_some()
     }
 
     fn noted(&self) -> u64 {
