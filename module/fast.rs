@@ -166,18 +166,6 @@ fn go<I: Carried, const USUAL: bool>(
     go_with::<I, USUAL>(port, read, flow, packet.protocol, skb)
 }
 
-/// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
-/// at it; of any other one it has to know that it was here.
-#[inline(never)]
-fn of_no_flow(port: &Port, hash: Option<key::Hash>, mut skb: Skb) -> Verdict {
-    let instance = &port.instance;
-    match hash.is_none_or(|hash| instance.lets_in(hash)) {
-        true => skb.let_in(port.index),
-        false => skb.turn_away(port.index),
-    }
-    skb.into()
-}
-
 /// The same, of a flow whose packets IPsec transforms: they are not usual, but their flow has been found.
 #[inline(never)]
 fn go_through_ipsec<I: Carried>(
@@ -188,6 +176,18 @@ fn go_through_ipsec<I: Carried>(
     skb: Skb,
 ) -> Verdict {
     go_with::<I, false>(port, read, flow, protocol, skb)
+}
+
+/// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
+/// at it; of any other one it has to know that it was here.
+#[inline(never)]
+fn of_no_flow(port: &Port, hash: Option<key::Hash>, mut skb: Skb) -> Verdict {
+    let instance = &port.instance;
+    match hash.is_none_or(|hash| instance.lets_in(hash)) {
+        true => skb.let_in(port.index),
+        false => skb.turn_away(port.index),
+    }
+    skb.into()
 }
 
 /// What happens to a packet with the key of a flow.

@@ -85,7 +85,7 @@ named! {
         BadHeader = "bad-header",
         /// The frame is addressed to another host.
         OtherHost = "other-host",
-        /// The socket buffer is in a state that the fast path leaves alone.
+        /// The socket buffer is in a state that the fast path leaves alone, or has come past the hook at ingress.
         Unsupported = "unsupported",
         /// An SCTP packet with more than data and acknowledgements, or not of the association.
         SctpControl = "sctp-control",
