@@ -158,7 +158,7 @@ fn go<I: Carried, const USUAL: bool>(
     };
     let flow = match instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) {
         Ok(flow) => flow,
-        Err(hash) => return of_no_flow(port, hash, skb),
+        Err(hash) => return of_no_flow(port, hash, packet.dscp(), skb),
     };
     if USUAL && flow.is_transformed() {
         return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb);
@@ -179,13 +179,14 @@ fn go_through_ipsec<I: Carried>(
 }
 
 /// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
-/// at it; of any other one it has to know that it was here.
+/// at it; of any other one it has to know that it was here, and when.
 #[inline(never)]
-fn of_no_flow(port: &Port, hash: Option<key::Hash>, mut skb: Skb) -> Verdict {
+fn of_no_flow(port: &Port, hash: Option<key::Hash>, dscp: u8, mut skb: Skb) -> Verdict {
     let instance = &port.instance;
-    match hash.is_none_or(|hash| instance.lets_in(hash)) {
-        true => skb.let_in(port.index),
-        false => skb.turn_away(port.index),
+    match hash {
+        Some(hash) if !instance.lets_in(hash) => skb.turn_away(port.index),
+        Some(hash) => skb.let_in(port.index, instance.note(hash, dscp)),
+        None => skb.let_in(port.index, None),
     }
     skb.into()
 }

@@ -18,8 +18,11 @@ use kernel::prelude::*;
 use kernel::sync::rcu;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use pin_init::init_array_from_fn;
 
 use crate::age::Ageing;
+use crate::engine::arrivals::Arrivals;
+use crate::engine::arrivals::Turn;
 use crate::engine::config::Config;
 use crate::engine::config::Exclusion;
 use crate::engine::config::Ipsec;
@@ -31,6 +34,7 @@ use crate::engine::reason::GoneReason;
 use crate::engine::tick::Tick;
 use crate::engine::transport::Protocol;
 use crate::engine::validity::Epoch;
+use crate::engine::validity::Moment;
 use crate::flow::Carried;
 use crate::flow::Flow;
 use crate::learn::Learner;
@@ -42,6 +46,7 @@ use crate::net::namespace::Net;
 use crate::net::percpu::PerCpu;
 use crate::net::rcu::synchronize;
 use crate::net::rcu::Read;
+use crate::net::route::routes_of_bundles;
 use crate::net::slab::Slab;
 use crate::net::table::Prepared;
 use crate::net::table::Table;
@@ -58,6 +63,7 @@ pub struct Common {
     /// Where flows are kept.
     slab: Arc<Slab<Flow>>,
     doorkeeper: Arc<PerCpu<Doorkeeper>>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Common {
@@ -70,6 +76,12 @@ impl Common {
         Ok(Self {
             slab: Arc::new(Slab::new(c_str!("fasttrack_flow"))?, GFP_KERNEL)?,
             doorkeeper: Arc::new(PerCpu::new()?, GFP_KERNEL)?,
+            arrivals: Arc::init(
+                init!(Arrivals {
+                    places <- init_array_from_fn(|_| AtomicU64::new(0)),
+                }),
+                GFP_KERNEL,
+            )?,
         })
     }
 }
@@ -94,6 +106,7 @@ pub struct Instance {
     pub(crate) table: Table<Flow>,
     pub(crate) ports: Ports,
     doorkeeper: Arc<PerCpu<Doorkeeper>>,
+    arrivals: Arc<Arrivals>,
     /// Where the next look at the table begins.
     pub(crate) hand: AtomicUsize,
     next_id: AtomicU64,
@@ -257,6 +270,7 @@ impl Instance {
                 table <- Table::new(common.slab.clone()),
                 ports: Ports::none(),
                 doorkeeper: common.doorkeeper.clone(),
+                arrivals: common.arrivals.clone(),
                 hand: AtomicUsize::new(0),
                 next_id: AtomicU64::new(1),
                 control <- new_mutex!(Control { config, running: None, over: false }),
@@ -304,6 +318,19 @@ impl Instance {
     pub fn lets_in(&self, hash: key::Hash) -> bool {
         let after = self.settings.learn_after();
         self.doorkeeper.this_cpu().lets_in(hash, after)
+    }
+
+    /// Notes a packet that has no flow, but would have one with this hash, and may be learned from.
+    pub fn note(&self, hash: key::Hash, dscp: u8) -> Option<Turn> {
+        let moment = Moment::new(self.epoch(time::now()), routes_of_bundles(self.net));
+        self.arrivals.note(hash, dscp, moment)
+    }
+
+    /// The DSCP that the packet with this turn arrived with, if a flow that is made of it now holds from the start:
+    /// nothing has changed since it arrived, and nothing is behind it.
+    pub fn noted(&self, hash: key::Hash, turn: Turn, epoch: Epoch) -> Option<u8> {
+        let moment = Moment::new(epoch, routes_of_bundles(self.net));
+        self.arrivals.is_last(turn, hash, moment)
     }
 
     /// A number that no other flow had or will have.

@@ -18,6 +18,7 @@ use crate::engine::ip::DSCP_MASK;
 use crate::engine::ip::V4;
 use crate::engine::ip::V6;
 use crate::engine::key;
+use crate::engine::key::Hash;
 use crate::engine::key::Key;
 use crate::engine::learning;
 use crate::engine::learning::Details;
@@ -26,6 +27,8 @@ use crate::engine::packet::Packet;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
 use crate::engine::transport::Protocol;
+use crate::engine::validity::Epoch;
+use crate::engine::validity::Routes;
 use crate::engine::validity::Validity;
 use crate::engine::window::Known;
 use crate::engine::window::Window;
@@ -313,13 +316,41 @@ impl<I: Carried> Seen<'_, I> {
 
     /// Confirms the flow, if the packet is the one that was sent to do that.
     fn confirm(&self, instance: &Instance, read: Read<'_>, flow: &Flow, route: PacketRoute<'_>) {
-        let now = time::now();
         let epoch = instance.settings.epoch();
         let routes = flow.routes::<I>(instance.net);
         let returned = |id| flow.validity.returned(id, epoch, routes);
-        let Some(dscp) = self.packet.id().and_then(returned) else {
-            return;
-        };
+        if let Some(dscp) = self.packet.id().and_then(returned) {
+            self.write_down(instance, read, flow, route, (epoch, routes, dscp));
+        }
+    }
+
+    /// Confirms a flow that has just been made of the packet, if that is the last one that has arrived.
+    fn confirm_at_once(
+        &self,
+        instance: &Instance,
+        read: Read<'_>,
+        flow: &Flow,
+        hash: Hash,
+        route: PacketRoute<'_>,
+    ) {
+        let epoch = instance.settings.epoch();
+        let routes = flow.routes::<I>(instance.net);
+        let noted = |turn| instance.noted(hash, turn, epoch);
+        if let Some(dscp) = self.packet.turn().and_then(noted) {
+            self.write_down(instance, read, flow, route, (epoch, routes, dscp));
+        }
+    }
+
+    /// Writes down what the packet says of its flow, which holds from then on: since it arrived, with the given DSCP,
+    /// nothing has changed that epoch and routes stand for.
+    fn write_down(
+        &self,
+        instance: &Instance,
+        read: Read<'_>,
+        flow: &Flow,
+        route: PacketRoute<'_>,
+        (epoch, routes, dscp): (Epoch, Routes, u8),
+    ) {
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
             return;
         }
@@ -334,7 +365,7 @@ impl<I: Carried> Seen<'_, I> {
         }
         flow.set_routes(routes);
         let interval = route.lifetime(instance.settings.interval());
-        flow.validity.confirm(epoch, now.plus(interval));
+        flow.validity.confirm(epoch, time::now().plus(interval));
     }
 
     /// What conntrack knows of the direction's sequence space, if it is TCP.
@@ -372,7 +403,7 @@ impl<I: Carried> Seen<'_, I> {
             Key::new::<I>(hasher, addresses, ports, protocol, device)
         });
         // Without a table there is nothing to be learned.
-        let Some(key) = key else {
+        let Some((key, hash)) = key else {
             return Ok(());
         };
         let new = Flow::new::<I>(Seed {
@@ -408,9 +439,10 @@ impl<I: Carried> Seen<'_, I> {
             Ok(flow) => {
                 instance.stats.learned();
                 notify::flow_new(instance, flow);
-                if old.is_some() {
+                match old {
                     // The packet that brought the news confirms the new memo.
-                    self.confirm(instance, read, flow, route);
+                    Some(_) => self.confirm(instance, read, flow, route),
+                    None => self.confirm_at_once(instance, read, flow, hash, route),
                 }
                 Ok(())
             }

@@ -15,12 +15,13 @@
 //! * [`window`] follows TCP's sequence space, for conntrack;
 //! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
 //! * [`learning`] decides whether a packet that left the slow path may become a flow, [`doorkeeper`] whether it
-//!   is worth while;
+//!   is worth while, and [`arrivals`] tells whether that packet confirms it at once;
 //! * [`ageing`] decides how long a flow is kept;
 //! * [`reason`] names every way out of the fast path, [`config`] what an administrator can set,
 //!   [`wire`] both and all else for user space.
 
 pub mod ageing;
+pub mod arrivals;
 pub mod checksum;
 pub mod config;
 pub mod doorkeeper;

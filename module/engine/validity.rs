@@ -4,7 +4,8 @@
 //!
 //! A flow's memo is *confirmed* when a packet of the flow has been seen twice: at ingress, where it
 //! hit the flow and was sent on to the slow path, and in POSTROUTING, where it came out as the memo
-//! says. Everything that the slow path decides is decided between the two. So the confirmation
+//! says. (Of the packet that the flow is made of [`super::arrivals`] knows that it was at ingress.)
+//! Everything that the slow path decides is decided between the two. So the confirmation
 //! carries the epoch that was current at *ingress*, and the generation of the routes: if a policy or a route
 //! changes while the packet is under way the confirmation is already void when it is made.
 //!
@@ -65,6 +66,18 @@ impl Routes {
     }
 }
 
+/// The sum of an epoch and a generation of the routes. As neither goes back, it is another one after any change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub u32);
+
+impl Moment {
+    /// The moment in this epoch, with these routes.
+    #[inline]
+    pub const fn new(Epoch(epoch): Epoch, Routes(routes): Routes) -> Self {
+        Self(epoch.wrapping_add(routes))
+    }
+}
+
 /// Identifies a packet between ingress and POSTROUTING: a number of [`PacketId::BITS`] bits that is given
 /// anew to each packet that is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +113,12 @@ pub struct Validity {
     probe: AtomicU64,
 }
 
-/// A packet that was sent on to the slow path: its identity, the low half of the sum of epoch and generation
-/// of the routes, the DSCP that it arrived with, and a bit that is always set. As neither goes back, the sum
-/// is another one after any change.
+/// A packet that was sent on to the slow path: its identity, the low half of the moment when it was, the DSCP that it
+/// arrived with, and a bit that is always set.
 #[inline]
 const fn probe(packet: PacketId, dscp: u8, epoch: Epoch, routes: Routes) -> u64 {
     let identity = packet.0 & ((1 << PacketId::BITS) - 1);
-    let moment = (epoch.0.wrapping_add(routes.0) as u16 as u64) << PROBE_MOMENT_SHIFT;
+    let moment = (Moment::new(epoch, routes).0 as u16 as u64) << PROBE_MOMENT_SHIFT;
     let dscp = ((dscp >> 2) as u64) << PROBE_DSCP_SHIFT;
     identity | moment | dscp | 1 << 63
 }

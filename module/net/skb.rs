@@ -4,6 +4,7 @@
 
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::num::NonZeroU16;
 use core::ops::Deref;
 use core::ptr::addr_of;
 use core::ptr::addr_of_mut;
@@ -22,6 +23,7 @@ use super::neighbour::HEADER;
 use super::route::PacketRoute;
 use super::route::Route;
 use crate::bindings;
+use crate::engine::arrivals::Turn;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::rewrite::Checksum;
@@ -69,8 +71,9 @@ const IDENTITY: u64 = 0xfa57_7ac4_0000_0000 & !NUMBER;
 /// device, because what a tunnel makes of a packet may keep its control block.
 const TURNED_AWAY: u64 = 0x7e4f_a3b1_0000_0000 & !NUMBER;
 
-/// The same of a packet without a flow that was not turned away.
-const LET_IN: u64 = 0x19c6_5d27_0000_0000 & !NUMBER;
+/// The same of a packet without a flow that was not turned away: the index of the device, and above that its turn, or 0.
+const LET_IN: u64 = 0x19c6_0000_0000_0000;
+const TURN_SHIFT: u32 = 32;
 const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
 const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
@@ -135,9 +138,11 @@ impl Skb {
         self.note(TURNED_AWAY | u64::from(device));
     }
 
-    /// Has [`Forwarded::has_met_the_hook`] say that it has, where it arrived on the device with this index.
-    pub fn let_in(&mut self, device: u32) {
-        self.note(LET_IN | u64::from(device));
+    /// Has [`Forwarded::has_met_the_hook`] say that it has, where it arrived on the device with this index, and
+    /// [`Forwarded::turn`] what it got there.
+    pub fn let_in(&mut self, device: u32, turn: Option<Turn>) {
+        let turn = turn.map_or(0, |Turn(number)| u64::from(number.get()));
+        self.note(LET_IN | turn << TURN_SHIFT | u64::from(device));
     }
 
     fn note(&mut self, what: u64) {
@@ -786,7 +791,18 @@ impl<'a> Forwarded<'a> {
     /// Whether [`Skb::let_in`] was called for it on the device that it arrived on, or it was given an identity. What
     /// an `ifb` has had in between has not: it goes on where it arrived, but past the hooks.
     pub fn has_met_the_hook(&self) -> bool {
-        self.noted() == LET_IN | u64::from(self.from()) || self.id().is_some()
+        self.was_let_in() || self.id().is_some()
+    }
+
+    fn was_let_in(&self) -> bool {
+        const TURN: u64 = (u16::MAX as u64) << TURN_SHIFT;
+        self.noted() & !TURN == LET_IN | u64::from(self.from())
+    }
+
+    /// What [`Skb::let_in`] was given for it.
+    pub fn turn(&self) -> Option<Turn> {
+        let number = NonZeroU16::new((self.noted() >> TURN_SHIFT) as u16).map(Turn);
+        number.filter(|_| self.was_let_in())
     }
 
     fn noted(&self) -> u64 {

@@ -253,9 +253,11 @@ impl<T: Entry> Table<T> {
         active.find(hash, |entry| is(entry, key)).ok_or(Some(hash))
     }
 
-    /// The key that `key` computes. `None` if the table is closed.
-    pub fn key(&self, read: Read<'_>, key: impl FnOnce(&Hasher) -> Key) -> Option<Key> {
-        Some(key(&self.active.read(read)?.hasher))
+    /// The key that `key` computes, and its hash. `None` if the table is closed.
+    pub fn key(&self, read: Read<'_>, key: impl FnOnce(&Hasher) -> Key) -> Option<(Key, Hash)> {
+        let hasher = &self.active.read(read)?.hasher;
+        let key = key(hasher);
+        Some((key, hasher.hash(key)))
     }
 
     /// Adds an entry, unless there is one already for which `same` holds.

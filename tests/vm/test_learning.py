@@ -6,6 +6,7 @@ import time
 import pytest
 
 from lab.both import both
+from lab.held import Queue
 from lab.kernel import wait_until
 from lab.traffic import Datagrams, Stream
 
@@ -78,6 +79,48 @@ def test_a_connection_of_four_packets_is_not_learned(router, datagrams):
     assert directions() >= {0}
     assert short.reply()
     assert directions() == {0, 1}
+
+
+@both
+def test_the_packet_that_a_flow_is_made_of_confirms_it(router, datagrams):
+    """With its third packet a direction is learned, and the fourth is fast."""
+    router.control.enable(learn_after=3)
+    datagrams.warm_up()
+    other = router.until_removed(Datagrams(router.lan, router.wan, router.WAN, 8))
+    before = router.control.stats()
+    other.exchange(3)
+    after = router.control.stats() - before
+    assert (after.fast, after.learned) == (0, 2)
+    assert after.reasons() == {"learning": 6}
+    other.exchange(5)
+    assert (router.control.stats() - before).fast == 10
+
+
+@both
+def test_no_packet_confirms_a_flow_that_has_others_behind_it(router, datagrams):
+    """They would be overtaken: here by what comes while they are with a program behind a queue."""
+    router.router.nft("""
+        table inet held {
+            chain forward {
+                type filter hook forward priority filter + 10;
+                meta l4proto udp queue num 5
+            }
+        }
+        """)
+    queue = router.until_removed(Queue(router.router, 5))
+    router.control.enable(learn_after=3)
+    datagrams.warm_up()
+    other = router.until_removed(Datagrams(router.lan, router.wan, router.WAN, 8))
+    other.exchange(2)
+    before = router.control.stats()
+    with queue.held():
+        sent = [other.send() for _ in range(2)]
+    assert other.receive(2) == sent
+    assert (router.control.stats() - before).learned == 1
+    assert other.request()
+    assert (router.control.stats() - before).fast == 0, "it confirms the flow"
+    assert other.request()
+    assert (router.control.stats() - before).fast == 1
 
 
 def test_devices_are_attached_by_themselves_and_only_those(router, datagrams):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""A program that rules hand packets to (`nft … queue`), and that lets all of them go on."""
+"""A program that rules hand packets to (`nft … queue`), and that lets all of them go on, at once or later."""
 
 import contextlib
 import os
@@ -26,6 +26,8 @@ class Queue:
         self._send(CONFIG, CONFIG_PARAMETERS, struct.pack("!IB", 0, COPY_META))
         #: How many packets came by.
         self.seen = 0
+        self._going = threading.Event()
+        self._going.set()
         self._stop, self._stopping = os.pipe()
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -37,6 +39,7 @@ class Queue:
 
     def _accept(self):
         while self._stop not in select.select([self._socket, self._stop], [], [])[0]:
+            self._going.wait()
             data = self._socket.recv(65536)
             while len(data) >= 16:
                 length, message = struct.unpack_from("=IH", data)
@@ -51,6 +54,13 @@ class Queue:
                 self.seen += 1
                 self._send(VERDICT, VERDICT_HEADER, struct.pack("!I", ACCEPT) + attributes[4:8])
             attributes = attributes[-(-length // 4) * 4:]
+
+    @contextlib.contextmanager
+    def held(self):
+        """Has packets wait, until the end of the block."""
+        self._going.clear()
+        yield
+        self._going.set()
 
     def close(self):
         """Ends it; what is in the queue is dropped."""
