@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .control import SHARE
 from .kernel import wait_until
-from .site import SIGN, Site
+from .site import SIGN, Conversation, Site
 from .traffic import ETH_P_ALL
 
 EXAMPLES = SHARE / "checkout" / "userspace-tool" / "examples"
@@ -50,6 +50,35 @@ connections {
         }
     }
 }
+"""
+#: Of what A's LAN host sends, in the gateway's name.
+TRANSPORT = """
+connections {
+    site {
+        children {
+            lans {
+                mode = transport
+                local_ts = dynamic[udp]
+                remote_ts = dynamic[udp]
+            }
+        }
+    }
+}
+"""
+#: What takes the place of the example with the rules: it is about LANs.
+NOT_IN_CLEAR = f"""
+table inet never-in-clear {{
+    chain prerouting {{
+        type filter hook prerouting priority mangle;
+        iifname "wan*" udp sport {Conversation.PORT} meta ipsec missing counter drop
+        iifname "wan*" udp dport {Conversation.PORT} meta ipsec missing counter drop
+    }}
+    chain postrouting {{
+        type filter hook postrouting priority srcnat + 50;
+        oifname "wan*" udp sport {Conversation.PORT} rt ipsec missing counter drop
+        oifname "wan*" udp dport {Conversation.PORT} rt ipsec missing counter drop
+    }}
+}}
 """
 ENCAPSULATED = """
 connections {
@@ -149,7 +178,10 @@ class Ike(Site):
     bound = ()
 
     #: The example for each kind.
-    EXAMPLES = {"policy": "policy.conf", "encapsulated": "policy.conf", "interface": "interface.conf"}
+    EXAMPLES = {"policy": "policy.conf", "encapsulated": "policy.conf", "transport": "policy.conf",
+                "interface": "interface.conf"}
+    #: What else is configured.
+    MORE = {"encapsulated": ENCAPSULATED, "transport": TRANSPORT}
 
     def __init__(self, kind, family, serial, outer=None, *, guarded=True, more_of_a="", more_of_b="", settings=""):
         self._guarded, self._settings = guarded, settings
@@ -159,19 +191,21 @@ class Ike(Site):
         super().__init__(kind, family, serial, outer=outer)
 
     def protect(self):
-        if self.kind == "encapsulated":
-            for number in self._more:
-                self._more[number] += ENCAPSULATED
         for own, peer in self.ends():
             self.lead(own, peer)
-            if self._guarded:
+            if self.kind == "transport":
+                own.gateway.nft(NOT_IN_CLEAR)
+            elif self._guarded:
                 own.gateway.nft(example("never-in-clear.nft", own, peer))
             text = example(f"strongswan/{self.EXAMPLES[self.kind]}", own, peer)
-            daemon = Daemon(own, text + self._more[own.number], self._settings)
+            more = self.MORE.get(self.kind, "") + self._more[own.number]
+            daemon = Daemon(own, text + more, self._settings)
             self.until_closed(daemon)
             self.daemons.append(daemon)
         if self.kind == "interface":
             certify(self.daemons)
+        if self.kind == "transport":
+            self.translate()
         # The one that waits first.
         for daemon in reversed(self.daemons):
             daemon.start()

@@ -174,15 +174,19 @@ class Site:
             # Nor as what an error is about.
             self.a.gateway.ip("xfrm", "policy", "add", *self.selector(self.a, self.b)[:4], "proto",
                               *self.words["unreachable"], "dir", "out", "priority", BLOCKED, "action", "block")
-            self.a.gateway.nft(f"""
-                table inet source {{
-                    chain postrouting {{
-                        type nat hook postrouting priority srcnat;
-                        oifname "wan*" snat {self.words["table"]} to {self.a.wan}
-                    }}
-                }}
-            """)
+            self.translate()
         self.states(self.spi)
+
+    def translate(self):
+        """Has what A's LAN host sends come from the gateway itself, of which transport mode is."""
+        self.a.gateway.nft(f"""
+            table inet source {{
+                chain postrouting {{
+                    type nat hook postrouting priority srcnat;
+                    oifname "wan*" snat {self.words["table"]} to {self.a.wan}
+                }}
+            }}
+        """)
 
     def policies(self, own, peer, verb):
         """Adds or deletes the policies of one end."""
