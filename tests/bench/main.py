@@ -63,7 +63,7 @@ class Bench:
         for path in matrix.ways(self.selection, paths.UNTRACKED):
             path.enter(self.network, family)
             self._sizes(path, generator, family, flows, False)
-            path.leave(self.network)
+            self._leave(path)
 
     def _tracked(self, family, flows, nat, accounting):
         chosen = [path for path in matrix.ways(self.selection, paths.TRACKED)
@@ -78,8 +78,14 @@ class Bench:
             self.network.add_rules()
             self._sizes(path, generator, family, flows, nat)
             self.network.remove_rules()
-            path.leave(self.network)
+            self._leave(path)
         self.network.clear()
+
+    def _leave(self, path):
+        if self.selection.symbols:
+            with File(self.selection.symbols).open("ab") as symbols:
+                symbols.write(File("/proc/kallsyms").read_bytes())
+        path.leave(self.network)
 
     def _sizes(self, path, generator, family, flows, nat):
         for size in matrix.sizes(self.selection):
@@ -122,6 +128,7 @@ def arguments():
                         help="with `growth`: how many connections at most")
     parser.add_argument("--rounds", type=int, default=60,
                         help="with `native`: how often each path has its turn")
+    parser.add_argument("--symbols", help="to which file to add the kernel's symbols, before a path's modules go")
     selection = parser.parse_args()
     if not selection.what:
         chosen = any((selection.path, selection.family, selection.nat, selection.bytes, selection.flows))

@@ -2,16 +2,25 @@
 """Makes a table of what trace.c has written: see `profile`."""
 
 import bisect
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
+#: Ways that were taken less often, compared with that which was taken most often, are left out.
+SHARE = 1 / 8
+
 
 def symbols(text):
     """Addresses, in order, and the names of the functions that begin there."""
-    found = sorted((int(words[0], 16), words[2]) for words in map(str.split, text.splitlines())
+    found = sorted((int(words[0], 16), " ".join(words[2:])) for words in map(str.split, text.splitlines())
                    if len(words) > 2 and words[1] in "tTwW" and not words[2].startswith("__pfx_"))
-    return [at for at, _ in found], [name for _, name in found]
+    return [at for at, _ in found], [plain(name) for _, name in found]
+
+
+def plain(name):
+    """The name of a function without what tells a crate from others of its name, or where a module is from."""
+    return re.sub(r"\[[0-9a-f]{8,}\]|\s*\[\w+\]$", "", name)
 
 
 def ways(text):
@@ -21,15 +30,32 @@ def ways(text):
         yield int(head.split()[0]), [int(line.split(maxsplit=1)[0], 16) for line in lines]
 
 
+def merged(columns):
+    """The functions of all columns, each where it is met first in one of them."""
+    order = []
+    for column in columns:
+        at = 0
+        for function in column:
+            if function in order:
+                at = order.index(function) + 1
+            else:
+                order.insert(at, function)
+                at += 1
+    return order
+
+
 def main():
-    """Prints the tables, that of the way that was taken most often first."""
+    """Prints a table with a column for each way that was taken often."""
     trace, names = sys.argv[1:]
-    starts, functions = symbols(Path(names).read_text(encoding="ascii"))
-    for times, addresses in sorted(ways(Path(trace).read_text(encoding="ascii")), reverse=True):
-        met = Counter(functions[bisect.bisect(starts, at) - 1] for at in addresses)
-        print(f"\n{len(addresses)} instructions, {times} times")
-        for function, count in met.items():
-            print(f"{count:8} {function}")
+    starts, functions = symbols(Path(names).read_text(encoding="utf-8"))
+    taken = sorted(ways(Path(trace).read_text(encoding="ascii")), key=lambda way: way[0], reverse=True)
+    # The dearest is shown last.
+    often = sorted((way for way in taken if way[0] >= SHARE * taken[0][0]), key=lambda way: len(way[1]))
+    columns = [Counter(functions[bisect.bisect(starts, at) - 1] for at in addresses) for _, addresses in often]
+    print("".join(f"{times:8}" for times, _ in often) + "  times taken")
+    print("".join(f"{len(addresses):8}" for _, addresses in often) + "  instructions, of which in\n")
+    for function in merged(columns):
+        print("".join(f"{column[function] or '':>8}" for column in columns) + f"  {function}")
 
 
 if __name__ == "__main__":
