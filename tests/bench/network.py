@@ -178,6 +178,11 @@ class Network:
         instructions, whoever sleeps does not wait."""
         time.sleep(seconds)
 
+    def queue(self):
+        """Gives the router's lowest devices a queue: without one they are given packets at once."""
+        for port in (self.lan_port, self.wan_port):
+            self.run("tc", "qdisc", "add", "dev", port, "root", "pfifo")
+
     def run(self, *command, host=None):
         """Runs a command on the router, or on another host; gives what it printed. It sees files as we do:
         `ip netns exec` has them mounted anew each time, which takes longer than most commands do."""
