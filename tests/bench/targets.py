@@ -24,6 +24,8 @@ FASTER = (
     ("flowtable", 1, 1.3), ("slow", 1, 3.3), ("flowtable", 1024, 1.25), ("slow", 1024, 3.0), ("slow-3000", 1, 15.0),
 )
 SMALL = 64
+# The fewest and the most flows of the matrix.
+ONE, MANY = 1, 100_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,27 @@ def native(results):
         worst = min(stock, key=stock.get)
         rows.append(Row("the flowtable nowhere faster than fasttrack", f"at least {stock[worst]:.2f} times as long "
                         f"({worst[0]}, {cell(worst)})", stock[worst] >= 1))
+    return rows + growth_in_time(known)
+
+
+def growth_in_time(known):
+    """Of how much longer small packets take if they are of very many flows, cell by cell; as the bare redirect, which
+    looks for no flow, takes what it takes, in the same rounds."""
+    rows = []
+    for family in (4, 6):
+        for nat in (False, True):
+            grown = {}
+            for path in ("fasttrack", "flowtable"):
+                ratios = [[known.get((name, family, nat, SMALL, flows), {}).get("ratio") for name in (path, "floor")]
+                          for flows in (ONE, MANY)]
+                if all(map(all, ratios)):
+                    few, many = (own / floor for own, floor in ratios)
+                    grown[path] = many - few
+            if len(grown) == 2:
+                ours, theirs = grown.values()
+                rows.append(Row(f"IPv{family}, {'masquerade' if nat else 'no NAT'}, 64 B, from {ONE} to {MANY} flows: grows by "
+                                "less than the flowtable's", f"by {ours:.2f} of a bare redirect, the flowtable's by "
+                                f"{theirs:.2f}", ours < theirs))
     return rows
 
 
