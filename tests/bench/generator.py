@@ -4,6 +4,7 @@
 import re
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from network import ETHERNET, IPV6
@@ -61,7 +62,18 @@ class Generator:
     def batches(self, flows, size, count, times):
         """Does the same so many times. Each time it begins with the same flow."""
         self.prepare(flows, size, count)
-        return [self._start(self._network.lan_port, count) for _ in range(times)]
+        return [self._start(self._sender[1], count) for _ in range(times)]
+
+    @property
+    def _sender(self):
+        """Who sends, and on which device of the place where packets are injected."""
+        return self._network.source, self._network.lan_port
+
+    def row(self, flows, size, count, times):
+        """Has batches ready to be sent, so many in a row, as often as is wanted. They have to be closed."""
+        self.prepare(flows, size, count, times=times)
+        port = self._sender[1]
+        return Row(self._place, [port, *(self.device(port, number) for number in range(1, times))], count)
 
     def prepare(self, flows, size, count, cpu=0, times=1):
         """Has the generator of a processor ready to do what `send` does, so many times in a row."""
@@ -160,6 +172,43 @@ def _devices(thread):
     return re.search(r"Running:(.*)\nStopped:(.*)\n", text).expand(r"\1\2").split()
 
 
+class Row:
+    """Batches that are sent in a row, again and again. To start takes longer than many batches: the generator waits for
+    an eighth of a second to see whether all is over."""
+
+    def __init__(self, place, devices, count):
+        self._place, self._count = place, count
+        with place.inside():
+            self._control = (CONTROL / "pgctrl").open("wb", buffering=0)
+            self._devices = [(CONTROL / name).open("rb+", buffering=0) for name in devices]
+
+    def start(self):
+        """Has them sent. Who does so in several networks at once needs a thread for each, since the generator is that
+        of the thread's namespace."""
+        for device in self._devices:
+            device.write(f"count {self._count}\n".encode())
+        with self._place.inside():
+            self._control.write(b"start\n")
+
+    def took(self):
+        """What the least interrupted one but the first took, in nanoseconds a packet. All of them are under way from
+        the start, and end one after the other. The first one fetches what others have thrown out of the caches."""
+        ends = sorted(timed(lambda device=device: _said(device), self._count) for device in self._devices)
+        took = [end - before - idle for (before, _), (end, idle) in pairwise(ends)]
+        return min(took) * 1000 / self._count
+
+    def close(self):
+        """Gives the files back."""
+        for file in (self._control, *self._devices):
+            file.close()
+
+
+def _said(device):
+    """What the generator says of a batch."""
+    device.seek(0)
+    return device.read().decode()
+
+
 class Distant(Generator):
     """Sends the answers, from behind the other end of a tunnel: they are encrypted before they reach the
     router."""
@@ -170,12 +219,15 @@ class Distant(Generator):
         super().__init__(network, family)
         self._place = network.sink
 
-    def batches(self, flows, size, count, times):
-        """As that of a generator."""
+    def prepare(self, flows, size, count, cpu=0, times=1):
+        """As that of a generator, as are the others."""
         network, family = self._network, self._family
         self._prepare(network.sink, self.DEVICE, ETHERNET, (family.server, family.host),
-                      (flows.destination_range(), flows.source_range()), size, count)
-        return [self._start(self.DEVICE, count) for _ in range(times)]
+                      (flows.destination_range(), flows.source_range()), size, count, cpu, times)
+
+    @property
+    def _sender(self):
+        return self._network.sink, self.DEVICE
 
 
 def _write(name, text):

@@ -79,8 +79,8 @@ SHOWN = (PATHS[0], PATHS[3], PATHS[2], PATHS[1])
 class Tunnelled(Network):
     """The network, with a tunnel between the router and the sink."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, name=""):
+        super().__init__(name=name)
         far = self.sink
         far.sysctl("net.ipv4.ip_forward", 1)
         far.ip("addr", "add", f"{IPV4.gateway}/{IPV4.length}", "dev", "eth0")

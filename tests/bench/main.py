@@ -22,6 +22,7 @@ import paths  # noqa: E402
 import picture  # noqa: E402
 import report  # noqa: E402
 import targets  # noqa: E402
+import tunnel_race  # noqa: E402
 from generator import Generator  # noqa: E402
 from measure import SMALL, establish, measure  # noqa: E402
 from network import Network  # noqa: E402
@@ -126,6 +127,7 @@ def arguments():
     parser.add_argument("--same", action="store_true", help="with `sharing`: packets of the same connections on both")
     parser.add_argument("--most", type=int, default=1_000_000,
                         help="with `growth`: how many connections at most")
+    parser.add_argument("--tunnel", action="store_true", help="with `native`: packets of an IPsec tunnel instead")
     parser.add_argument("--rounds", type=int, default=60,
                         help="with `native`: how often each path has its turn")
     parser.add_argument("--queue", action="store_true", help="give the router's devices a queue, as a network card has")
@@ -156,7 +158,7 @@ def main():
     if selection.what == "native":
         # Every path has connections of its own here.
         prepare(len(paths.TRACKED) * 262_144)
-        return native.main(selection, say)
+        return (tunnel_race if selection.tunnel else native).main(selection, say)
     prepare()
     if selection.what == "links":
         return links.main(selection, say)

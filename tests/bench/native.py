@@ -15,14 +15,13 @@ import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 
 import matrix
 import paths
 import picture
 import report
 import targets
-from generator import CONTROL, Generator, timed
+from generator import Generator
 from measure import SMALL, WARM_UP, establish, measure
 from network import IPV4, Network
 
@@ -77,7 +76,7 @@ class Lane:
         self.path = path
         self.network = Network(name=f"-{path.name}")
         self.batch = BATCH
-        self._control, self._devices = None, []
+        self.row = None
 
     def enter(self, family, flows, nat):
         """Has packets of these flows take the path."""
@@ -110,33 +109,13 @@ class Lane:
             return False
         except AssertionError as error:
             raise AssertionError(f"{self.path.title}, {family}, {size} bytes, {flows.count} flows: {error}") from error
-        generator.prepare(flows, size, self.batch, times=IN_A_ROW)
-        port = self.network.lan_port
-        with self.network.router.inside():
-            self._control = (CONTROL / "pgctrl").open("wb", buffering=0)
-            self._devices = [(CONTROL / name).open("rb+", buffering=0)
-                             for name in (port, *(generator.device(port, number) for number in range(1, IN_A_ROW)))]
+        self.row = generator.row(flows, size, self.batch, IN_A_ROW)
         self._before = self.path.counters(self.network, family)
         return True
 
-    def start(self):
-        """Has the batches sent. In a thread of its own, since the generator is that of the thread's namespace."""
-        for device in self._devices:
-            device.write(f"count {self.batch}\n".encode())
-        with self.network.router.inside():
-            self._control.write(b"start\n")
-
-    def took(self):
-        """What a batch took, in nanoseconds a packet. All batches are under way from the start, and end one after
-        the other."""
-        ends = sorted(timed(lambda device=device: said(device), self.batch) for device in self._devices)
-        took = [end - before - idle for (before, _), (end, idle) in pairwise(ends)]
-        return min(took) * 1000 / self.batch
-
     def finish(self, family, rounds):
         """Makes sure that all packets since `ready` took the path."""
-        for file in (self._control, *self._devices):
-            file.close()
+        self.row.close()
         grown = self.path.counters(self.network, family)
         grown = {name: grown[name] - self._before[name] for name in grown}
         sent = rounds * self.batch * IN_A_ROW
@@ -149,12 +128,6 @@ class Lane:
                        "met rules": sampled}
         if grown != wanted:
             raise AssertionError(f"{self.path.title}: counters grew by {grown} instead of {wanted}")
-
-
-def said(device):
-    """What the generator says of a batch."""
-    device.seek(0)
-    return device.read().decode()
 
 
 class Race:
@@ -201,8 +174,8 @@ class Race:
             self._say(line(cell))
 
     def _round(self, lanes):
-        list(self._threads.map(Lane.start, lanes))
-        return {lane.path.name: lane.took() for lane in lanes}
+        list(self._threads.map(lambda lane: lane.row.start(), lanes))
+        return {lane.path.name: lane.row.took() for lane in lanes}
 
 
 def is_chosen(family, flows, nat):
