@@ -27,8 +27,6 @@ use crate::engine::packet::Packet;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
 use crate::engine::transport::Protocol;
-use crate::engine::validity::Epoch;
-use crate::engine::validity::Routes;
 use crate::engine::validity::Validity;
 use crate::engine::window::Known;
 use crate::engine::window::Window;
@@ -235,7 +233,7 @@ impl<I: Carried> Seen<'_, I> {
                 SlowReason::Unsupported
             }
             Ok(route) if self.still_describes(flow, route) => {
-                self.confirm(instance, read, flow, route);
+                self.confirm(instance, read, flow, route, None);
                 SlowReason::Learning
             }
             Ok(route) => {
@@ -314,43 +312,29 @@ impl<I: Carried> Seen<'_, I> {
             && secpath
     }
 
-    /// Confirms the flow, if the packet is the one that was sent to do that.
-    fn confirm(&self, instance: &Instance, read: Read<'_>, flow: &Flow, route: PacketRoute<'_>) {
+    /// Confirms the flow, if the packet is the one that was sent to do that; or, if the flow has just been made of it
+    /// and has the given hash, the last one that has arrived.
+    fn confirm(
+        &self,
+        instance: &Instance,
+        read: Read<'_>,
+        flow: &Flow,
+        route: PacketRoute<'_>,
+        made: Option<Hash>,
+    ) {
         let epoch = instance.settings.epoch();
         let routes = flow.routes::<I>(instance.net);
         let returned = |id| flow.validity.returned(id, epoch, routes);
-        if let Some(dscp) = self.packet.id().and_then(returned) {
-            self.write_down(instance, read, flow, route, (epoch, routes, dscp));
-        }
-    }
-
-    /// Confirms a flow that has just been made of the packet, if that is the last one that has arrived.
-    fn confirm_at_once(
-        &self,
-        instance: &Instance,
-        read: Read<'_>,
-        flow: &Flow,
-        hash: Hash,
-        route: PacketRoute<'_>,
-    ) {
-        let epoch = instance.settings.epoch();
-        let routes = flow.routes::<I>(instance.net);
-        let noted = |turn| instance.noted(hash, turn, epoch);
-        if let Some(dscp) = self.packet.turn().and_then(noted) {
-            self.write_down(instance, read, flow, route, (epoch, routes, dscp));
-        }
-    }
-
-    /// Writes down what the packet says of its flow, which holds from then on: since it arrived, with the given DSCP,
-    /// nothing has changed that epoch and routes stand for.
-    fn write_down(
-        &self,
-        instance: &Instance,
-        read: Read<'_>,
-        flow: &Flow,
-        route: PacketRoute<'_>,
-        (epoch, routes, dscp): (Epoch, Routes, u8),
-    ) {
+        let seen = match made {
+            None => self.packet.id().and_then(returned),
+            Some(hash) => self
+                .packet
+                .turn()
+                .and_then(|turn| instance.noted(hash, turn, epoch)),
+        };
+        let Some(dscp) = seen else {
+            return;
+        };
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
             return;
         }
@@ -439,11 +423,9 @@ impl<I: Carried> Seen<'_, I> {
             Ok(flow) => {
                 instance.stats.learned();
                 notify::flow_new(instance, flow);
-                match old {
-                    // The packet that brought the news confirms the new memo.
-                    Some(_) => self.confirm(instance, read, flow, route),
-                    None => self.confirm_at_once(instance, read, flow, hash, route),
-                }
+                // The packet that brought the news confirms the new memo, if there was another one.
+                let made = old.is_none().then_some(hash);
+                self.confirm(instance, read, flow, route, made);
                 Ok(())
             }
             Err(NotAdded::Full) => Err(SlowReason::TableFull),

@@ -8,7 +8,6 @@
 //! here, in a small array, in which directions overwrite each other; who is overwritten is confirmed by the next
 //! packet instead.
 
-use core::array;
 use core::num::NonZeroU16;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Acquire;
@@ -23,7 +22,7 @@ use super::validity::Moment;
 /// All CPUs share it: the packets of a direction may come on any.
 pub struct Arrivals {
     /// Of the last packet whose hash leads here: its [`Turn`] in the lowest 16 bits, 10 bits of its hash, the six of
-    /// its DSCP, and its moment. At first zero. It can be written, so that it can be made where it is to stay.
+    /// its DSCP, and its moment. At first zero. Public, so that it can be made where it is to stay.
     pub places: [AtomicU64; PLACES],
 }
 
@@ -40,13 +39,6 @@ const MOMENT_SHIFT: u32 = 32;
 pub struct Turn(pub NonZeroU16);
 
 impl Arrivals {
-    /// Nobody has arrived.
-    pub fn new() -> Self {
-        Self {
-            places: array::from_fn(|_| AtomicU64::new(0)),
-        }
-    }
-
     fn place(&self, Hash(hash): Hash) -> Option<&AtomicU64> {
         self.places.get((hash >> 32) as usize % PLACES)
     }
@@ -79,12 +71,6 @@ const fn word(Turn(turn): Turn, Hash(hash): Hash, dscp: u8, Moment(moment): Mome
         | (moment as u64) << MOMENT_SHIFT
 }
 
-impl Default for Arrivals {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +79,14 @@ mod tests {
 
     const HASH: Hash = Hash(0x1234_5678_9abc_def0);
     const MOMENT: Moment = Moment(u32::MAX);
+
+    impl Arrivals {
+        fn new() -> Self {
+            Self {
+                places: core::array::from_fn(|_| AtomicU64::new(0)),
+            }
+        }
+    }
 
     #[test]
     fn the_last_one_is_known() {
