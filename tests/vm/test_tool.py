@@ -136,7 +136,12 @@ def test_monitor_shows_what_comes_and_goes(router):
     as_lines = router.router.start("fasttrack", "-j", "monitor", stdout=subprocess.PIPE, text=True)
     time.sleep(0.5)
     datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
-    datagrams.warm_up()
+
+    def both_are_learned():
+        datagrams.exchange(1)
+        return len(router.control.flows()) == 2
+
+    kernel.wait_until(both_are_learned, 10, pause=0.1)
     router.control.flush()
     time.sleep(0.3)
     for monitor in (text, as_lines):
