@@ -5,8 +5,8 @@ packets of either version."""
 import itertools
 
 from .control import Control
-from .devices import link
-from .namespace import Namespace
+from .devices import link, links
+from .namespace import Namespace, collecting
 from .site import figures
 from .traffic import Wire
 
@@ -45,13 +45,19 @@ class Branches:
             space.sysctl("net.ipv6.conf.all.forwarding", 1)
             space.sysctl("net.ipv4.conf.all.rp_filter", 0)
             space.sysctl("net.ipv4.conf.default.rp_filter", 0)
-        self.wan.ip_batch(["link add br0 type bridge", "link set br0 up"])
         link(self.lan, "eth0", self.hub, "lan0", offloads)
-        for number, gateway in ((HUB, self.hub), *self.branches.items()):
-            device = "wan0" if number == HUB else "eth0"
-            link(self.wan, f"port{number}", gateway, device)
-            gateway.ip("addr", "add", f"{self.address(number)}/{OUTER[outer][1]}", "dev", device)
-        self.wan.ip_batch(f"link set port{number} master br0" for number in (HUB, *self.branches))
+        ends = {HUB: (self.hub, "wan0")} | {number: (gateway, "eth0") for number, gateway in self.branches.items()}
+        links(*((self.wan, f"port{number}", *end) for number, end in ends.items()))
+        self.wan.ip_batch(["link add br0 type bridge mcast_snooping 0", "link set br0 up",
+                           *(f"link set port{number} master br0" for number in ends)])
+        with collecting(self.lan, self.hub, *self.branches.values()):
+            self._configure(ends)
+        self.control = self.until_removed(Control(self.hub))
+
+    def _configure(self, ends):
+        """Addresses, routes, and what protects the packets."""
+        for number, (gateway, device) in ends.items():
+            gateway.ip("addr", "add", f"{self.address(number)}/{OUTER[self.outer][1]}", "dev", device)
         gateways = [words["gateway"].format(HUB) for words in INNER.values()]
         self.lan.ip_batch(
             [f"addr add {words['host'].format(HUB)}/{words['length']} dev eth0" for words in INNER.values()]
@@ -61,7 +67,6 @@ class Branches:
         for number in self.branches:
             self._connect(number)
             self.states(number)
-        self.control = self.until_removed(Control(self.hub))
 
     def address(self, number):
         """The outer address of a site's gateway."""

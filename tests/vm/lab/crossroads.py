@@ -11,8 +11,8 @@ import struct
 import time
 
 from .control import Control
+from .devices import links
 from .namespace import Namespace
-from .topology import link
 from .traffic import Wire
 
 _SERIAL = itertools.count(1)
@@ -206,11 +206,10 @@ class Crossroads:
         family.prepare_lan(self.lan)
         family.prepare_router(self.router)
         family.prepare_host(self.far)
-        link(self.lan, "eth0", self.router, "lan0")
+        links((self.lan, "eth0", self.router, "lan0"),
+              *((self.far, f"eth{way}", self.router, f"wan{way}") for way in range(len(family.ways))))
         self.lan.ip_batch([f"addr add {family.lan}/{family.net} dev eth0",
                            f"route add default via {family.lan_gateway}"])
-        for way in range(len(family.ways)):
-            link(self.far, f"eth{way}", self.router, f"wan{way}")
         self.far.ip_batch([
             *(f"addr add {hop}/{family.net} dev eth{way}" for way, (_, hop) in enumerate(family.ways)),
             "link add eth0b link eth0 type macvlan mode bridge",

@@ -19,18 +19,27 @@ import struct
 import subprocess
 import threading
 
+from .namespace import collecting
+
 _CARRIERS = itertools.count(1)
 
 
 def link(a, device_a, b, device_b, offloads=False):
     """A cable (veth). Without offloads, packets are as they would be on one: whole, with their
     checksums, no longer than the MTU."""
-    a.ip("link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
-    for namespace, device in ((a, device_a), (b, device_b)):
-        if not offloads:
-            namespace.run("ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off",
-                          "gro", "off", check=False)
-        namespace.ip("link", "set", device, "up")
+    links((a, device_a, b, device_b), offloads=offloads)
+
+
+def links(*cables, offloads=False):
+    """Cables, see `link`."""
+    with collecting(*{a for a, *_ in cables}):
+        for a, device_a, b, device_b in cables:
+            a.ip("link", "add", device_a, "type", "veth", "peer", "name", device_b, "netns", b.name)
+    for a, device_a, b, device_b in cables:
+        for namespace, device in ((a, device_a), (b, device_b)):
+            if not offloads:
+                namespace.without_offloads(device)
+            namespace.up(device)
 
 
 def offloading(kind):
@@ -46,7 +55,7 @@ def _ends(host, host_device, router, router_device):
 
 def _add(namespace, device, *what):
     namespace.ip("link", "add", *what)
-    namespace.ip("link", "set", device, "up")
+    namespace.up(device)
 
 
 def tagged(*tags):
@@ -72,10 +81,11 @@ def bridge(host, host_device, router, router_device, offloads=False):
     link(host, host_device, router, f"{router_device}p", offloads)
     link(host, "eth1", router, f"{router_device}q", offloads)
     host.ip("link", "set", "eth1", "address", host.mac(host_device))
-    router.ip("link", "add", router_device, "address", "02:00:00:00:0b:01", "type", "bridge")
-    for port in "pq":
-        router.ip("link", "set", f"{router_device}{port}", "master", router_device)
-    router.ip("link", "set", router_device, "up")
+    with router.collecting():
+        router.ip("link", "add", router_device, "address", "02:00:00:00:0b:01", "type", "bridge")
+        for port in "pq":
+            router.ip("link", "set", f"{router_device}{port}", "master", router_device)
+    router.up(router_device)
 
 
 def bridge_with_vlans(host, host_device, router, router_device, offloads=False):
@@ -99,15 +109,16 @@ def bonded(mode):
         for port in "pq":
             link(host, f"{host_device}{port}", router, f"{router_device}{port}", offloads)
         for namespace, device in _ends(host, host_device, router, router_device):
-            namespace.ip("link", "add", device, "type", "bond", "mode", mode, "miimon", 50,
-                         *(("xmit_hash_policy", "layer3+4") if mode == "balance-xor" else ()))
-            for port in "pq":
-                namespace.ip("link", "set", f"{device}{port}", "down")
-                namespace.ip("link", "set", f"{device}{port}", "master", device)
-            if mode == "active-backup":
-                # Both ends use the same cable.
-                namespace.ip("link", "set", device, "type", "bond", "primary", f"{device}p")
-            namespace.ip("link", "set", device, "up")
+            with namespace.collecting():
+                namespace.ip("link", "add", device, "type", "bond", "mode", mode, "miimon", 50,
+                             *(("xmit_hash_policy", "layer3+4") if mode == "balance-xor" else ()))
+                for port in "pq":
+                    namespace.ip("link", "set", f"{device}{port}", "down")
+                    namespace.ip("link", "set", f"{device}{port}", "master", device)
+                if mode == "active-backup":
+                    # Both ends use the same cable.
+                    namespace.ip("link", "set", device, "type", "bond", "primary", f"{device}p")
+            namespace.up(device)
     return kind
 
 
@@ -334,13 +345,14 @@ def xfrmi(host, host_device, router, router_device, offloads=False):
     _, ends = _carrier(host, host_device, router, router_device, offloads)
     key = "0x" + "5c" * 20
     for namespace, device, own, peer in ends:
-        _add(namespace, device, device, "type", "xfrm", "dev", f"{device}p", "if_id", 9)
-        for source, destination in ((own, peer), (peer, own)):
-            namespace.ip("xfrm", "state", "add", "src", source, "dst", destination, "proto", "esp",
-                         "spi", "0x" + source.split(".")[-1] + "00", "reqid", 9, "mode", "tunnel",
-                         "if_id", 9, "flag", "af-unspec", "aead", "rfc4106(gcm(aes))", key, 128)
-        for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
-            for everything in ("0.0.0.0/0", "::/0"):
-                namespace.ip("xfrm", "policy", "add", "src", everything, "dst", everything,
-                             "dir", direction, "if_id", 9, "tmpl", "src", source, "dst", destination,
-                             "proto", "esp", "reqid", 9, "mode", "tunnel")
+        with namespace.collecting():
+            _add(namespace, device, device, "type", "xfrm", "dev", f"{device}p", "if_id", 9)
+            for source, destination in ((own, peer), (peer, own)):
+                namespace.ip("xfrm", "state", "add", "src", source, "dst", destination, "proto", "esp",
+                             "spi", "0x" + source.split(".")[-1] + "00", "reqid", 9, "mode", "tunnel",
+                             "if_id", 9, "flag", "af-unspec", "aead", "rfc4106(gcm(aes))", key, 128)
+            for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
+                for everything in ("0.0.0.0/0", "::/0"):
+                    namespace.ip("xfrm", "policy", "add", "src", everything, "dst", everything,
+                                 "dir", direction, "if_id", 9, "tmpl", "src", source, "dst", destination,
+                                 "proto", "esp", "reqid", 9, "mode", "tunnel")

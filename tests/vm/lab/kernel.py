@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from .namespace import forget_namespace, name_namespace
+
 _COMPLAINT = re.compile(
     r"WARNING:|BUG:|Oops|general protection|RIP:|refcount_t|unregister_netdevice: waiting|"
     r"Objects remaining|still has objects|rcu_.*stall|soft lockup|hung_task|scheduling while atomic|"
@@ -67,8 +69,8 @@ def loaded():
 def namespaces():
     """Network namespaces that the kernel still holds memory for."""
     # The memory of those that were removed is kept until others have been.
-    subprocess.run(["ip", "netns", "add", "last"], check=True)
-    subprocess.run(["ip", "netns", "del", "last"], check=True)
+    name_namespace("last")
+    forget_namespace("last")
     cache = Path("/sys/kernel/slab/net_namespace")
     # Objects that are free but kept by a CPU are not told apart from those in use before this.
     (cache / "shrink").write_text("1", encoding="ascii")

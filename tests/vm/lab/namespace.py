@@ -8,7 +8,45 @@ import socket
 import subprocess
 from pathlib import Path
 
+from . import interface
+
 _HOME = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+#: Where `ip` looks for them.
+_NAMED = Path("/run/netns")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+# <sys/mount.h>
+_MS_BIND, _MS_REC, _MS_SHARED, _MNT_DETACH = 0x1000, 0x4000, 0x100000, 2
+
+
+def name_namespace(name):
+    """Makes a network namespace, as `ip netns add` does but without a process."""
+    if not _NAMED.exists():
+        # Who sees it without being in our mount namespace also sees it go.
+        _NAMED.mkdir()
+        _mount(_NAMED, _NAMED, _MS_BIND | _MS_REC)
+        _mount("none", _NAMED, _MS_SHARED | _MS_REC)
+    (_NAMED / name).touch(mode=0, exist_ok=False)
+    os.unshare(os.CLONE_NEWNET)
+    try:
+        _mount("/proc/thread-self/ns/net", _NAMED / name, _MS_BIND)
+    finally:
+        os.setns(_HOME, os.CLONE_NEWNET)
+
+
+def forget_namespace(name):
+    """Removes its name: it ends when nobody uses it any more."""
+    _checked(_LIBC.umount2(os.fsencode(_NAMED / name), _MNT_DETACH))
+    (_NAMED / name).unlink()
+
+
+def _mount(source, target, flags):
+    _checked(_LIBC.mount(os.fsencode(source), os.fsencode(target), b"none", ctypes.c_ulong(flags), None))
+
+
+def _checked(status):
+    if status:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Namespace:
@@ -23,9 +61,11 @@ class Namespace:
         # What makes rules that are written for IPv4 ones for another family.
         self._dialect = dialect or (lambda text: text)
         self._jobs = []
-        _run(["ip", "netns", "add", name])
-        self._fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        self.ip("link", "set", "lo", "up")
+        # What `ip` has still to do, while it is collected.
+        self._pending = None
+        name_namespace(name)
+        self._fd = os.open(_NAMED / name, os.O_RDONLY | os.O_CLOEXEC)
+        self.up("lo")
         # Chatter of the stack's own would be counted with the test's packets.
         self.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
         self.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
@@ -35,6 +75,7 @@ class Namespace:
     @contextlib.contextmanager
     def inside(self):
         """Everything that is opened in this context belongs to the namespace."""
+        self._catch_up()
         os.setns(self._fd, os.CLONE_NEWNET)
         try:
             yield
@@ -63,11 +104,50 @@ class Namespace:
 
     def ip(self, *arguments):
         """`ip` with the given arguments."""
-        return self.run("ip", *arguments)
+        if self._pending is None:
+            return self.run("ip", *arguments)
+        self._pending.append(" ".join(map(str, arguments)))
+        return None
 
     def ip_batch(self, lines):
         """What several calls of `ip` would do, in less time."""
+        if self._pending is None:
+            self._batch(lines)
+        else:
+            self._pending += lines
+
+    def _batch(self, lines):
         self.run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+
+    @contextlib.contextmanager
+    def collecting(self):
+        """What `ip` is to do in this context it does at once, at the end or before anything else is done in the
+        namespace. It must not depend on what is done in other ones meanwhile, nor does it print anything."""
+        if self._pending is not None:
+            yield
+            return
+        self._pending = []
+        try:
+            yield
+            self._catch_up()
+        finally:
+            self._pending = None
+
+    def _catch_up(self):
+        if self._pending:
+            lines, self._pending = self._pending, []
+            self._batch(lines)
+
+    def up(self, *devices):
+        """Brings devices up."""
+        with self.inside():
+            for device in devices:
+                interface.up(device)
+
+    def without_offloads(self, device):
+        """Has a device take and give packets as they are on a cable."""
+        with self.inside():
+            interface.without_offloads(device)
 
     def nft(self, rules):
         """Loads an nft script."""
@@ -96,8 +176,8 @@ class Namespace:
 
     def mac(self, device):
         """The link-layer address of a device."""
-        with self.inside(), socket.socket() as any_socket:
-            return _hardware_address(any_socket, device)
+        with self.inside():
+            return interface.hardware_address(device)
 
     def index(self, device):
         """The number of a device."""
@@ -116,7 +196,15 @@ class Namespace:
             job.kill()
             job.wait()
         os.close(self._fd)
-        _run(["ip", "netns", "del", self.name])
+        forget_namespace(self.name)
+
+
+def collecting(*namespaces):
+    """See `Namespace.collecting`."""
+    stack = contextlib.ExitStack()
+    for namespace in namespaces:
+        stack.enter_context(namespace.collecting())
+    return stack
 
 
 def _run(command, check=True, stdin=None):
@@ -125,11 +213,3 @@ def _run(command, check=True, stdin=None):
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
-
-
-def _hardware_address(any_socket, device):
-    import fcntl
-    siocgifhwaddr = 0x8927
-    request = ctypes.create_string_buffer(device.encode(), 40)
-    fcntl.ioctl(any_socket, siocgifhwaddr, request)
-    return request.raw[18:24].hex(":")

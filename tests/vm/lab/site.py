@@ -10,9 +10,9 @@ import threading
 import time
 from pathlib import Path
 
-from .devices import link
+from .devices import links
 from .kernel import wait_until
-from .namespace import Namespace
+from .namespace import Namespace, collecting
 from .traffic import Datagrams, Wire
 
 #: In every packet of the conversation: where it is seen on the WAN, something was not encrypted.
@@ -62,27 +62,32 @@ class Site:
         if "ipv6" in (family, self.outer):
             for space in (lan_a, gwa, gwb, lan_b):
                 space.enable_ipv6()
-        for number in (0, 1):
-            self.wan.ip("link", "add", f"link{number}", "type", "bridge")
-            self.wan.ip("link", "set", f"link{number}", "up")
-            for side, gateway in (("a", gwa), ("b", gwb)):
-                link(self.wan, f"{side}{number}", gateway, f"wan{number}")
-                self.wan.ip("link", "set", f"{side}{number}", "master", f"link{number}")
+        ports = [(side, number, gateway) for side, gateway in (("a", gwa), ("b", gwb)) for number in (0, 1)]
+        links(*((self.wan, f"{side}{number}", gateway, f"wan{number}") for side, number, gateway in ports),
+              *((end.host, "eth0", end.gateway, "lan0") for end in (self.a, self.b)))
+        self.wan.ip_batch([*(f"link add link{number} type bridge mcast_snooping 0" for number in (0, 1)),
+                           *(f"link set link{number} up" for number in (0, 1)),
+                           *(f"link set {side}{number} master link{number}" for side, number, _ in ports)])
         for end in (self.a, self.b):
-            link(end.host, "eth0", end.gateway, "lan0")
-            self._address(end.host, "eth0", end.address)
-            self._address(end.gateway, "lan0", self.words["gateway"].format(end.number))
-            self._address(end.gateway, "wan0", end.wan)
-            self._address(end.gateway, "wan1", end.other)
-            end.host.ip("route", "add", "default", "via", self.words["gateway"].format(end.number))
             end.gateway.sysctl("net.ipv4.ip_forward", 1)
             if family == "ipv6":
                 end.gateway.sysctl("net.ipv6.conf.all.forwarding", 1)
             for scope in ("all", "wan0", "wan1", "lan0"):
                 end.gateway.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
+        with collecting(*self.spaces):
+            self._address_hosts()
         self.protect()
         if conversing:
             self.conversation = self.until_closed(Conversation(self))
+
+    def _address_hosts(self):
+        """Gives everybody addresses."""
+        for end in (self.a, self.b):
+            self._address(end.host, "eth0", end.address)
+            self._address(end.gateway, "lan0", self.words["gateway"].format(end.number))
+            self._address(end.gateway, "wan0", end.wan)
+            self._address(end.gateway, "wan1", end.other)
+            end.host.ip("route", "add", "default", "via", self.words["gateway"].format(end.number))
 
     def _address(self, namespace, device, address):
         prefix = ADDRESSES["ipv6" if ":" in address else "ipv4"]["prefix"]
@@ -158,6 +163,10 @@ class Site:
 
     def protect(self):
         """Sets up both ends."""
+        with collecting(self.a.gateway, self.b.gateway):
+            self._protect()
+
+    def _protect(self):
         for own, peer in self.ends():
             gateway = own.gateway
             self.lead(own, peer)
@@ -190,8 +199,9 @@ class Site:
 
     def policies(self, own, peer, verb):
         """Adds or deletes the policies of one end."""
-        for direction in ("out", "fwd", "in"):
-            self.policy(own, peer, verb, direction)
+        with own.gateway.collecting():
+            for direction in ("out", "fwd", "in"):
+                self.policy(own, peer, verb, direction)
 
     def policy(self, own, peer, verb, direction, priority=100, more=(), selecting=()):
         """Adds, updates or deletes one; what it is about may be narrowed by further words."""

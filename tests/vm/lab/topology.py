@@ -5,8 +5,8 @@ import itertools
 import re
 
 from .control import Control
-from .devices import link
-from .namespace import Namespace
+from .devices import link, links
+from .namespace import Namespace, collecting
 
 _SERIAL = itertools.count(1)
 
@@ -167,29 +167,32 @@ class Tunnel:
         self.lan_a, self.a, self.wan, self.b, self.lan_b, self.stranger = (
             Namespace(f"{name}{number}") for name in ("lana", "gwa", "sw", "gwb", "lanb", "stranger"))
         self._all = (self.lan_a, self.a, self.wan, self.b, self.lan_b, self.stranger)
-        self.wan.ip("link", "add", "br0", "type", "bridge")
-        self.wan.ip("link", "set", "br0", "up")
-        for side, gateway, lan, address, net in (("a", self.a, self.lan_a, self.A, 1),
-                                                 ("b", self.b, self.lan_b, self.B, 2)):
-            link(lan, "eth0", gateway, "lan0")
-            link(self.wan, f"port{side}", gateway, "wan0")
-            self.wan.ip("link", "set", f"port{side}", "master", "br0")
+        ports = {"porta": (self.a, "wan0"), "portb": (self.b, "wan0"), "portx": (self.stranger, "eth0")}
+        links((self.lan_a, "eth0", self.a, "lan0"), (self.lan_b, "eth0", self.b, "lan0"),
+              *((self.wan, port, *end) for port, end in ports.items()))
+        self.wan.ip_batch(["link add br0 type bridge mcast_snooping 0", "link set br0 up",
+                           *(f"link set {port} master br0" for port in ports)])
+        for gateway in (self.a, self.b):
+            gateway.sysctl("net.ipv4.ip_forward", 1)
+            gateway.sysctl("net.ipv4.conf.all.rp_filter", 0)
+            gateway.sysctl("net.ipv4.conf.wan0.rp_filter", 0)
+        with collecting(*self._all):
+            self._configure()
+        self.control = Control(self.a)
+
+    def _configure(self):
+        """Addresses, routes, and what protects the packets."""
+        for gateway, lan, address, net in ((self.a, self.lan_a, self.A, 1), (self.b, self.lan_b, self.B, 2)):
             lan.ip("addr", "add", f"10.{net}.0.2/24", "dev", "eth0")
             lan.ip("route", "add", "default", "via", f"10.{net}.0.1")
             gateway.ip("addr", "add", f"10.{net}.0.1/24", "dev", "lan0")
             gateway.ip("addr", "add", f"{address}/24", "dev", "wan0")
-            gateway.sysctl("net.ipv4.ip_forward", 1)
-            gateway.sysctl("net.ipv4.conf.all.rp_filter", 0)
-            gateway.sysctl("net.ipv4.conf.wan0.rp_filter", 0)
-        link(self.wan, "portx", self.stranger, "eth0")
-        self.wan.ip("link", "set", "portx", "master", "br0")
         self.stranger.ip("addr", "add", f"{self.STRANGER}/24", "dev", "eth0")
         self.a.ip("route", "add", "10.2.0.0/24", "via", self.B)
         self.b.ip("route", "add", "10.1.0.0/24", "via", self.A)
         self.stranger.ip("route", "add", "10.1.0.0/24", "via", self.A)
         self.protect(self.a, self.A, self.B, 1, 2)
         self.protect(self.b, self.B, self.A, 2, 1)
-        self.control = Control(self.a)
 
     def protect(self, gateway, own, peer, own_net, peer_net):
         """Sets up one end of the tunnel."""
