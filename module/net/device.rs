@@ -98,7 +98,7 @@ impl Device {
 
     /// Whether it sends without a lock, as devices do that are made of nothing but software.
     #[inline(always)]
-    pub(super) fn is_lockless(&self) -> bool {
+    fn is_lockless(&self) -> bool {
         // SAFETY: The device is valid.
         unsafe { (*self.0.get()).__bindgen_anon_1.__bindgen_anon_1.lltx() != 0 }
     }
@@ -145,32 +145,38 @@ impl Device {
         }
     }
 
-    /// The queue of packets to be sent, if there is nothing on the way to the device's own method of
-    /// sending: no hook, no classifier, no choice of a queue, no queueing discipline, no lock, no capture.
-    /// The caller is in a read side, with bottom halves off.
+    /// Its queue of packets to be sent, if that is none: if it sends without a lock, as devices do that are made of
+    /// nothing but software, and nobody has put a queueing discipline there. The caller is in a read side, with bottom
+    /// halves off.
     #[inline(always)]
-    pub(super) fn bare_queue(&self) -> Option<*mut bindings::netdev_queue> {
-        let this = self.0.get();
-        // SAFETY: The device is valid. `__dev_queue_xmit` reads these without a lock, too; what they point
-        // to is freed a grace period after it was replaced, and queues live as long as their device.
+    pub(super) fn undisciplined_queue(&self) -> Option<*mut bindings::netdev_queue> {
+        if !self.is_lockless() {
+            return None;
+        }
+        // SAFETY: The device is valid, and its queues live as long as it does. `__dev_queue_xmit` reads the discipline
+        // without a lock, too; it is freed a grace period after it was replaced.
         unsafe {
-            let is_up =
-                addr_of!((*this).flags).read_volatile() & bindings::net_device_flags_IFF_UP != 0;
-            if !self.is_lockless()
-                || !is_up
-                || addr_of!((*this).real_num_tx_queues).read_volatile() != 1
-                || self.has_egress_hooks()
-            {
-                return None;
-            }
-            let queue = (*this)._tx;
+            let queue = (*self.0.get())._tx;
             let discipline = addr_of!((*queue).qdisc).read_volatile();
-            let is_bare = addr_of!((*discipline).enqueue).read_volatile().is_none()
+            let is_none = addr_of!((*discipline).enqueue).read_volatile().is_none();
+            is_none.then_some(queue)
+        }
+    }
+
+    /// Whether there is nothing else on the way to its own method of sending than [`Device::undisciplined_queue`]: no
+    /// hook, no classifier, no choice of a queue, no capture. The caller is in a read side.
+    #[inline(always)]
+    pub(super) fn sends_by_nothing_but(&self, queue: *mut bindings::netdev_queue) -> bool {
+        let this = self.0.get();
+        // SAFETY: The device is valid, and the queue is its own. `__dev_queue_xmit` reads these without a lock, too.
+        unsafe {
+            addr_of!((*this).flags).read_volatile() & bindings::net_device_flags_IFF_UP != 0
+                && addr_of!((*this).real_num_tx_queues).read_volatile() == 1
+                && !self.has_egress_hooks()
                 && addr_of!((*queue).state).read_volatile()
                     & bindings::FT_QUEUE_STATE_ANY_XOFF as usize
                     == 0
-                && !bindings::dev_nit_active_rcu(this);
-            is_bare.then_some(queue)
+                && !bindings::dev_nit_active_rcu(this)
         }
     }
 

@@ -527,11 +527,26 @@ impl Skb {
             skb.data = skb.data.sub(HEADER);
         }
         skb.len = skb.len.wrapping_add(HEADER as u32);
-        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
-        if device.is_lockless() {
-            return self.send_past_queue(device);
+        self.send_by(device)
+    }
+
+    /// Has a device send it, which it has a link-layer header for if that has one.
+    #[inline(always)]
+    fn send_by(mut self, device: &Device) -> Sent {
+        self.raw_mut()
+            .__bindgen_anon_1
+            .__bindgen_anon_1
+            .__bindgen_anon_1
+            .dev = device.as_ptr();
+        match device.undisciplined_queue() {
+            Some(queue) => self.send_past_queue(device, queue),
+            None => self.send_by_queue(),
         }
-        // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
+    }
+
+    #[inline(always)]
+    fn send_by_queue(self) -> Sent {
+        // SAFETY: A packet with its device, see `send_by`, which the neighbour holds.
         unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
         Sent(())
     }
@@ -541,16 +556,12 @@ impl Skb {
     ///
     /// What the device itself does is left to it: tags and their priority, where a host is, counters.
     #[inline(never)]
-    fn send_past_queue(mut self, device: &Device) -> Sent {
+    fn send_past_queue(mut self, device: &Device, queue: *mut bindings::netdev_queue) -> Sent {
         // One that keeps a packet with its route would need a reference to that.
         let wants = device.wants_no_route() || device.hands_on() || device.is_direct_ppp();
-        let suits = wants && self.suits_any_device();
-        let queue = if suits { device.bare_queue() } else { None };
-        let Some(queue) = queue else {
-            // SAFETY: A packet with its link-layer header, on a device that the neighbour holds.
-            unsafe { bindings::__dev_queue_xmit(self.into_raw(), core::ptr::null_mut()) };
-            return Sent(());
-        };
+        if !wants || !self.suits_any_device() || !device.sends_by_nothing_but(queue) {
+            return self.send_by_queue();
+        }
         let mac_header = self.headroom() as u16;
         let skb = self.raw_mut();
         // There is no other queue.
@@ -606,13 +617,12 @@ impl Skb {
     /// Lets the neighbour's own method add the header.
     fn send_without_header(mut self, neighbour: NextHop<'_>) -> Sent {
         let device = neighbour.device();
-        let skb = self.raw_mut();
-        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
         // It has neither headers nor neighbours.
         if device.is_direct_ppp() {
-            return self.send_past_queue(device);
+            return self.send_by(device);
         }
         let skb = self.raw_mut();
+        skb.__bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.dev = device.as_ptr();
         // Tunnels look for the IP layer's own fields there.
         skb.cb = [0; 48];
         let skb = self.into_raw();
