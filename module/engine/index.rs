@@ -26,9 +26,11 @@ pub const WAYS: usize = 8;
 /// Bits of a [`Reference`].
 pub const REFERENCE_BITS: u32 = 51;
 
-const REFERENCE_MASK: u64 = (1 << REFERENCE_BITS) - 1;
+const TAG_BITS: u32 = u64::BITS - REFERENCE_BITS;
 
 /// Stands for a flow in the index; whoever made it knows how to get from it to the flow.
+///
+/// It is kept in the upper bits of the word: of a slot's word, that is what remains when the tag is shifted out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reference(NonZeroU64);
 
@@ -37,11 +39,17 @@ impl Reference {
     /// [`REFERENCE_BITS`].
     #[inline(always)]
     pub const fn new(value: u64) -> Option<Self> {
-        if value & !REFERENCE_MASK != 0 {
+        if value >> REFERENCE_BITS != 0 {
             return None;
         }
-        match NonZeroU64::new(value) {
-            Some(value) => Some(Self(value)),
+        Self::in_slot(value)
+    }
+
+    /// The one in a slot with this word. `None` if the slot is empty.
+    #[inline(always)]
+    const fn in_slot(word: u64) -> Option<Self> {
+        match NonZeroU64::new(word << TAG_BITS) {
+            Some(shifted) => Some(Self(shifted)),
             None => None,
         }
     }
@@ -49,7 +57,7 @@ impl Reference {
     /// The value that it was made of.
     #[inline(always)]
     pub const fn value(self) -> u64 {
-        self.0.get()
+        self.0.get() >> TAG_BITS
     }
 }
 
@@ -197,7 +205,7 @@ impl<B: Memory> Index<B> {
             return;
         }
         for slot in self.slots(at) {
-            if let Some(reference) = Reference::new(slot.load(Acquire) & REFERENCE_MASK) {
+            if let Some(reference) = Reference::in_slot(slot.load(Acquire)) {
                 visit(reference);
             }
         }
@@ -214,7 +222,7 @@ impl<B: Memory> Index<B> {
         for slot in self.slots(at) {
             let word = slot.load(Acquire);
             if word >> REFERENCE_BITS == tag {
-                if let Some(reference) = Reference::new(word & REFERENCE_MASK) {
+                if let Some(reference) = Reference::in_slot(word) {
                     let found = matches(reference);
                     if found.is_some() {
                         return found;
@@ -242,7 +250,7 @@ impl<B: Memory> Index<B> {
     ) -> Option<&AtomicU64> {
         for slot in self.slots(at) {
             let word = slot.load(Relaxed);
-            let resident = Reference::new(word & REFERENCE_MASK)?;
+            let resident = Reference::in_slot(word)?;
             if let Some(refuge) = self.empty_slot(other(at, hash_of(resident))) {
                 refuge.store(word, Release);
                 return Some(slot);
@@ -328,12 +336,10 @@ mod tests {
 
     #[test]
     fn references_have_their_limits() {
+        const WIDEST: u64 = (1 << REFERENCE_BITS) - 1;
         assert!(Reference::new(0).is_none());
         assert!(Reference::new(1 << 51).is_none());
-        assert_eq!(
-            Reference::new(REFERENCE_MASK).unwrap().value(),
-            REFERENCE_MASK
-        );
+        assert_eq!(Reference::new(WIDEST).unwrap().value(), WIDEST);
     }
 
     #[test]
