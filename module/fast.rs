@@ -22,9 +22,12 @@ use crate::net::hook::Ingress;
 use crate::net::hook::Verdict;
 use crate::net::neighbour::Neighbour;
 use crate::net::neighbour::NextHop;
+use crate::net::ordinary::Arrived;
+use crate::net::ordinary::Ordinary;
 use crate::net::percpu;
 use crate::net::rcu::Read;
 use crate::net::skb::Look;
+use crate::net::skb::NoMemory;
 use crate::net::skb::Skb;
 use crate::net::skb::Writable;
 use crate::net::time;
@@ -51,30 +54,31 @@ impl Ingress for Port {
 fn take<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
     const UDP: Option<u8> = Some(Protocol::Udp.number());
     const TCP: Option<u8> = Some(Protocol::Tcp.number());
-    if !skb.is_ordinary() {
-        return take_any::<I>(port, read, skb);
-    }
+    let skb = match Ordinary::<I>::new(skb) {
+        Ok(skb) => skb,
+        Err(skb) => return take_any::<I>(port, read, skb),
+    };
     match I::number(skb.linear()) {
-        UDP => read_and_go::<I, true>(port, read, skb),
-        TCP => read_and_go::<I, true>(port, read, skb),
-        _ => take_any::<I>(port, read, skb),
+        UDP => read_and_go::<I, _>(port, read, skb),
+        TCP => read_and_go::<I, _>(port, read, skb),
+        _ => take_any::<I>(port, read, skb.into()),
     }
 }
 
 /// What happens to a packet, usual or not.
 #[inline(never)]
 fn take_any<I: Carried>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
-    read_and_go::<I, false>(port, read, skb)
+    read_and_go::<I, _>(port, read, skb)
 }
 
 /// What happens to a packet, when its headers have been read.
 #[inline(always)]
-fn read_and_go<I: Carried, const USUAL: bool>(port: &Port, read: Read<'_>, skb: Skb) -> Verdict {
+fn read_and_go<I: Carried, A: Taken<I>>(port: &Port, read: Read<'_>, skb: A) -> Verdict {
     match I::read(skb.linear()) {
-        Reading::Packet(packet) => go::<I, USUAL>(port, read, packet, skb),
-        Reading::NotCarried => not_carried::<I>(port, read, skb),
-        Reading::InPieces => take_in_pieces::<I>(port, read, skb),
-        Reading::BadHeader => bad_header(port, skb),
+        Reading::Packet(packet) => go::<I, A>(port, read, packet, skb),
+        Reading::NotCarried => not_carried::<I>(port, read, skb.into()),
+        Reading::InPieces => take_in_pieces::<I>(port, read, skb.into()),
+        Reading::BadHeader => bad_header(port, skb.into()),
     }
 }
 
@@ -145,12 +149,7 @@ impl From<SlowReason> for Refusal {
 
 /// What happens to a packet that may belong to a flow.
 #[inline(always)]
-fn go<I: Carried, const USUAL: bool>(
-    port: &Port,
-    read: Read<'_>,
-    packet: Packet<I>,
-    skb: Skb,
-) -> Verdict {
+fn go<I: Carried, A: Taken<I>>(port: &Port, read: Read<'_>, packet: Packet<I>, skb: A) -> Verdict {
     let instance = &port.instance;
     let tuple = Tuple {
         addresses: packet.addresses,
@@ -158,12 +157,12 @@ fn go<I: Carried, const USUAL: bool>(
     };
     let flow = match instance.find_by_key::<I>(read, tuple, packet.protocol, port.device) {
         Ok(flow) => flow,
-        Err(hash) => return of_no_flow(port, hash, packet.dscp(), skb),
+        Err(hash) => return of_no_flow(port, hash, packet.dscp(), skb.into()),
     };
-    if USUAL && flow.is_transformed() {
-        return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb);
+    if A::IS_ORDINARY && flow.is_transformed {
+        return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb.into());
     }
-    go_with::<I, USUAL>(port, read, flow, packet.protocol, skb)
+    go_with::<I, A>(port, read, flow, packet.protocol, skb)
 }
 
 /// The same, of a flow whose packets IPsec transforms: they are not usual, but their flow has been found.
@@ -175,7 +174,7 @@ fn go_through_ipsec<I: Carried>(
     protocol: Protocol,
     skb: Skb,
 ) -> Verdict {
-    go_with::<I, false>(port, read, flow, protocol, skb)
+    go_with::<I, Skb>(port, read, flow, protocol, skb)
 }
 
 /// What happens to a packet without a flow: if it is among the first of its direction, the learning side need not look
@@ -193,48 +192,58 @@ fn of_no_flow(port: &Port, hash: Option<key::Hash>, dscp: u8, mut skb: Skb) -> V
 
 /// What happens to a packet with the key of a flow.
 #[inline(always)]
-fn go_with<I: Carried, const USUAL: bool>(
+fn go_with<I: Carried, A: Taken<I>>(
     port: &Port,
     read: Read<'_>,
     flow: &Flow,
     protocol: Protocol,
-    mut skb: Skb,
+    mut skb: A,
 ) -> Verdict {
     let instance = &port.instance;
     // Read once more, rather than kept meanwhile.
     let Some(packet) = I::reread(skb.linear(), protocol) else {
-        return skb.into();
+        return accept(skb);
     };
     // Of two flows with the same key, should that ever happen, only one is fast.
     if !I::arrives(flow, packet.addresses) {
-        return skb.into();
+        return accept(skb);
     }
-    match admit::<I, USUAL>(port, flow, &packet, &mut skb) {
-        Ok(fit) if USUAL => forward_in_place(port, read, flow, &packet, fit, skb),
-        Ok(fit) => forward(port, flow, &packet, fit, skb),
+    match admit::<I, A>(port, flow, &packet, &mut skb) {
+        Ok(fit) => skb.forward(port, read, flow, &packet, fit),
         Err(Refusal::Slow(reason)) => {
-            stay_slow::<I>(instance, read, flow, packet.dscp(), skb, reason)
+            stay_slow::<I>(instance, read, flow, packet.dscp(), skb.into(), reason)
         }
-        Err(Refusal::Unusual) => take_any::<I>(port, read, skb),
+        Err(Refusal::Unusual) => take_any::<I>(port, read, skb.into()),
     }
+}
+
+/// Sends a packet on to the slow path.
+#[inline(always)]
+fn accept(skb: impl Into<Skb>) -> Verdict {
+    let skb: Skb = skb.into();
+    skb.into()
 }
 
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
 /// is still what it was, and the memo holds.
 #[inline(always)]
-fn admit<'a, I: Carried, const USUAL: bool>(
+fn admit<'a, I: Carried, A: Taken<I>>(
     port: &Port,
     flow: &'a Flow,
     packet: &Packet<I>,
-    skb: &mut Skb,
+    skb: &mut A,
 ) -> Result<Fit<'a>, Refusal> {
     let instance = &port.instance;
-    // A usual packet is an ordinary one, and its flow has no transforms.
-    if !USUAL {
-        look_closer(flow, skb.look())?;
+    // The flow of an ordinary one has no transforms.
+    if !A::IS_ORDINARY {
+        look_closer(flow, skb.skb().look())?;
     }
-    let linear = skb.linear();
-    packet.check(linear, skb.size())?;
+    // Link-layer padding is no part of the packet, and the IP layer would cut it off as well.
+    if packet.is_padded(skb.size())? {
+        skb.trim(packet.total_len)
+            .map_err(|NoMemory| A::refuses(SlowReason::NoMemory))?;
+    }
+    packet.check(skb.linear())?;
 
     let connection = &flow.connection;
     if connection.is_dying() {
@@ -243,6 +252,7 @@ fn admit<'a, I: Carried, const USUAL: bool>(
     if instance.settings.exclusion().covers(connection.mark()) {
         return Err(SlowReason::Marked.into());
     }
+    let linear = skb.linear();
     let segment = match packet.protocol {
         Protocol::Tcp => {
             let segment = Segment::read(packet, linear)?;
@@ -252,7 +262,7 @@ fn admit<'a, I: Carried, const USUAL: bool>(
             segment
         }
         Protocol::Udp => {
-            transport::check_udp(packet, linear)?;
+            transport::check_udp(packet)?;
             Segment::default()
         }
         Protocol::Sctp => {
@@ -264,18 +274,11 @@ fn admit<'a, I: Carried, const USUAL: bool>(
         }
         _ => Segment::default(),
     };
-    // Link-layer padding is no part of the packet.
-    if USUAL && !skb.trim_in_place(packet.total_len) {
-        return Err(Refusal::Unusual);
-    }
-    if !USUAL && skb.trim(packet.total_len).is_err() {
-        return Err(SlowReason::NoMemory.into());
-    }
 
     let now = time::now();
     let epoch = match instance.unchanged_epoch() {
         Some(epoch) => epoch,
-        None if USUAL => return Err(Refusal::Unusual),
+        None if A::IS_ORDINARY => return Err(Refusal::Unusual),
         None => instance.epoch(now),
     };
     match flow.validity.check(epoch, now) {
@@ -291,28 +294,29 @@ fn admit<'a, I: Carried, const USUAL: bool>(
     if packet.dscp() != flow.amendment().dscp_in() {
         return Err(SlowReason::Dscp.into());
     }
-    if !I::is_forwarded(instance.net, port.index) {
-        return Err(SlowReason::StaleRoute.into());
+    if !I::all_is_forwarded(instance.net)
+        && (A::IS_ORDINARY || !I::is_forwarded(instance.net, port.index))
+    {
+        return Err(A::refuses(SlowReason::StaleRoute));
     }
     let next_hop = flow.neighbour.as_ref().map(Neighbour::next_hop);
     match next_hop {
         Some(next_hop) => {
             check_route::<I>(instance, flow, next_hop)?;
-            let mtus = (flow.lasting_mtu(), next_hop.device().mtu());
-            if USUAL && (mtus.0.is_none_or(|mtu| skb.size() > mtu) || skb.size() > mtus.1) {
-                return Err(Refusal::Unusual);
-            }
-            if !USUAL {
-                let of_route = mtus.0.unwrap_or_else(|| flow.route.mtu(I::FAMILY));
-                if skb.exceeds::<I>(of_route.min(mtus.1)) {
-                    return Err(SlowReason::Mtu.into());
-                }
+            let mtu = match flow.lasting_mtu() {
+                Some(mtu) => mtu,
+                // Nothing fits.
+                None if A::IS_ORDINARY => 0,
+                None => flow.route.mtu(I::FAMILY),
+            };
+            if skb.exceeds([mtu, next_hop.device().mtu()]) {
+                return Err(A::refuses(SlowReason::Mtu));
             }
         }
-        None if USUAL => return Err(Refusal::Unusual),
+        None if A::IS_ORDINARY => return Err(Refusal::Unusual),
         None => match bundle_mtu::<I>(instance, flow) {
             0 => return Err(SlowReason::StaleRoute.into()),
-            mtu if skb.exceeds::<I>(mtu) => return Err(SlowReason::Mtu.into()),
+            mtu if skb.exceeds([mtu, mtu]) => return Err(SlowReason::Mtu.into()),
             _ => {}
         },
     }
@@ -372,48 +376,73 @@ fn bundle_mtu<I: Carried>(instance: &Instance, flow: &Flow) -> u32 {
     }
 }
 
-/// Does with a usual packet what the slow path does with the packets of its flow.
-#[inline(always)]
-fn forward_in_place<I: Carried>(
-    port: &Port,
-    read: Read<'_>,
-    flow: &Flow,
-    packet: &Packet<I>,
-    fit: Fit<'_>,
-    skb: Skb,
-) -> Verdict {
-    let headers = I::HEADER + packet.protocol.header_len();
-    match (skb.writable_in_place(headers as u32), fit.next_hop) {
-        (Ok(skb), Some(next_hop)) => match rewrite(port, flow, packet, fit.segment, skb) {
-            Ok(skb) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
-            Err(skb) => no_memory(&port.instance, skb),
-        },
-        (Ok(skb), None) => take_any::<I>(port, read, skb.into()),
-        (Err(skb), _) => take_any::<I>(port, read, skb),
+/// A packet that can be forwarded: see [`take`].
+trait Taken<I: Carried>: Arrived<I> {
+    /// Does with it what the slow path does with the packets of its flow.
+    fn forward(
+        self,
+        port: &Port,
+        read: Read<'_>,
+        flow: &Flow,
+        packet: &Packet<I>,
+        fit: Fit<'_>,
+    ) -> Verdict;
+
+    /// What it means that it can't be forwarded for a reason which may hold only for packets that are ordinary.
+    #[inline(always)]
+    fn refuses(reason: SlowReason) -> Refusal {
+        match Self::IS_ORDINARY {
+            true => Refusal::Unusual,
+            false => Refusal::Slow(reason),
+        }
     }
 }
 
-/// Does with any packet what the slow path does with the packets of its flow.
-#[inline(always)]
-fn forward<I: Carried>(
-    port: &Port,
-    flow: &Flow,
-    packet: &Packet<I>,
-    fit: Fit<'_>,
-    skb: Skb,
-) -> Verdict {
-    let instance = &port.instance;
-    let headers = I::HEADER + packet.protocol.header_len();
-    let rewritten = skb
-        .writable(headers as u32)
-        .and_then(|skb| rewrite(port, flow, packet, fit.segment, skb));
-    match (rewritten, fit.next_hop) {
-        (Ok(skb), Some(next_hop)) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
-        (Ok(skb), None) => {
-            let sent = skb.transform::<I>(instance.net, flow.stamp(), &flow.route, port.index);
-            sent.into()
+impl<I: Carried> Taken<I> for Ordinary<I> {
+    #[inline(always)]
+    fn forward(
+        self,
+        port: &Port,
+        read: Read<'_>,
+        flow: &Flow,
+        packet: &Packet<I>,
+        fit: Fit<'_>,
+    ) -> Verdict {
+        let headers = I::HEADER + packet.protocol.header_len();
+        match (self.writable(headers as u32), fit.next_hop) {
+            (Ok(skb), Some(next_hop)) => match rewrite(port, flow, packet, fit.segment, skb) {
+                Ok(skb) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
+                Err(skb) => no_memory(&port.instance, skb),
+            },
+            (Ok(skb), None) => take_any::<I>(port, read, skb.into()),
+            (Err(skb), _) => take_any::<I>(port, read, skb.into()),
         }
-        (Err(skb), _) => no_memory(instance, skb),
+    }
+}
+
+impl<I: Carried> Taken<I> for Skb {
+    #[inline(always)]
+    fn forward(
+        self,
+        port: &Port,
+        _read: Read<'_>,
+        flow: &Flow,
+        packet: &Packet<I>,
+        fit: Fit<'_>,
+    ) -> Verdict {
+        let instance = &port.instance;
+        let headers = I::HEADER + packet.protocol.header_len();
+        let rewritten = self
+            .writable(headers as u32)
+            .and_then(|skb| rewrite(port, flow, packet, fit.segment, skb));
+        match (rewritten, fit.next_hop) {
+            (Ok(skb), Some(next_hop)) => skb.send::<I>(flow.stamp(), &flow.route, next_hop).into(),
+            (Ok(skb), None) => {
+                let sent = skb.transform::<I>(instance.net, flow.stamp(), &flow.route, port.index);
+                sent.into()
+            }
+            (Err(skb), _) => no_memory(instance, skb),
+        }
     }
 }
 

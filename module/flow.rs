@@ -72,6 +72,8 @@ pub struct Flow {
     pub scale: u8,
     /// Whether conntrack counts its packets and bytes.
     pub is_counted: bool,
+    /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
+    pub is_transformed: bool,
     /// When the last packet came, to within a second.
     seen: AtomicU32,
     /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
@@ -199,6 +201,7 @@ impl Flow {
             connection: seed.connection,
             route: seed.route,
             looked_up: AtomicU32::new(0),
+            is_transformed: seed.secpath.is_some() || seed.neighbour.is_none(),
             neighbour: seed.neighbour,
             stamp: AtomicU64::new(0),
             validity: seed.validity,
@@ -225,12 +228,6 @@ impl Flow {
     /// Whether it is one of TCP.
     pub fn is_tcp(&self) -> bool {
         self.key.protocol_number() == Protocol::Tcp.number()
-    }
-
-    /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
-    #[inline(always)]
-    pub fn is_transformed(&self) -> bool {
-        self.secpath.is_some() || self.neighbour.is_none()
     }
 
     /// The generation now of the routes that its own was looked up in.

@@ -218,6 +218,7 @@ fn v4_fields(bytes: &[u8; V4_LEN + BEHIND], protocol: Protocol) -> Packet<V4> {
     Packet {
         addresses: u64::from_ne_bytes(field(bytes, 12)),
         ports: 0,
+        second: u32::from_ne_bytes(field(bytes, V4_LEN + 4)),
         protocol,
         tos,
         hops,
@@ -386,15 +387,17 @@ impl Ip for V6 {
 /// The fields of a header, without the ports.
 #[inline(always)]
 fn v6_fields(bytes: &[u8; V6_LEN + BEHIND], protocol: Protocol) -> Packet<V6> {
-    let [start, class] = field(bytes, 0);
+    let start = u16::from_be_bytes(field(bytes, 0));
     let [hops] = field(bytes, 7);
     let payload_len = u32::from(u16::from_be_bytes(field(bytes, 4)));
     let word = |at| u64::from_ne_bytes(field(bytes, at));
     Packet {
         addresses: Pair([word(8), word(16), word(24), word(32)]),
         ports: 0,
+        second: u32::from_ne_bytes(field(bytes, V6_LEN + 4)),
         protocol,
-        tos: start << 4 | class >> 4,
+        // Behind the four bits of the version.
+        tos: (start >> 4) as u8,
         hops,
         total_len: payload_len + V6_LEN as u32,
     }

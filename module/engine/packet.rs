@@ -55,6 +55,8 @@ pub struct Packet<I: Ip> {
     pub addresses: I::Addresses,
     /// Source and destination port: four bytes as they lie in the header. Zero for a protocol without.
     pub ports: u32,
+    /// The four bytes behind the first four behind the header: of UDP, length and checksum.
+    pub second: u32,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Type of service or traffic class: DSCP in the upper six bits, ECN in the lower two.
@@ -87,18 +89,33 @@ impl<I: Ip> Packet<I> {
         self.tos & DSCP_MASK
     }
 
-    /// Checks what finding the flow did not need, for a packet of `frame_len` bytes from the IP
-    /// header on.
+    /// Whether anything is behind the packet in its frame, of which `frame_len` bytes are left from the IP header on:
+    /// link-layer padding. The packet has to be one that [`Ip::read`] has read from there.
+    ///
+    /// # Errors
+    ///
+    /// [`SlowReason::BadHeader`] if it is longer than the frame, or shorter than its headers.
+    #[inline(always)]
+    pub fn is_padded(&self, frame_len: u32) -> Result<bool, SlowReason> {
+        // Then what has been read is all there.
+        if self.total_len == frame_len {
+            return Ok(false);
+        }
+        let least = I::HEADER as u32 + self.protocol.header_len() as u32;
+        if (least..frame_len).contains(&self.total_len) {
+            Ok(true)
+        } else {
+            Err(SlowReason::BadHeader)
+        }
+    }
+
+    /// Checks what finding the flow did not need, of a packet that begins with `linear`.
     ///
     /// # Errors
     ///
     /// The reason for which the packet takes the slow path.
     #[inline(always)]
-    pub fn check(&self, linear: &[u8], frame_len: u32) -> Result<(), SlowReason> {
-        let least = I::HEADER as u32 + self.protocol.header_len() as u32;
-        if self.total_len > frame_len || self.total_len < least {
-            return Err(SlowReason::BadHeader);
-        }
+    pub fn check(&self, linear: &[u8]) -> Result<(), SlowReason> {
         if !I::is_intact(linear) {
             return Err(SlowReason::BadHeader);
         }
@@ -118,9 +135,18 @@ mod tests {
     use std::vec::Vec;
 
     fn read_and_check<I: Ip>(bytes: &[u8]) -> Result<(), SlowReason> {
-        Packet::<I>::read(bytes)
-            .expect("readable")
-            .check(bytes, bytes.len() as u32)
+        let packet = Packet::<I>::read(bytes).expect("readable");
+        fits_and_is_right(&packet, bytes, bytes.len() as u32)
+    }
+
+    /// What the fast path asks of a packet at the beginning of a frame.
+    fn fits_and_is_right<I: Ip>(
+        packet: &Packet<I>,
+        linear: &[u8],
+        frame_len: u32,
+    ) -> Result<(), SlowReason> {
+        packet.is_padded(frame_len)?;
+        packet.check(linear)
     }
 
     #[test]
@@ -133,7 +159,7 @@ mod tests {
             (packet.protocol, packet.hops, packet.total_len),
             (Protocol::Udp, 64, 38)
         );
-        assert_eq!(packet.check(&bytes, 38), Ok(()));
+        assert_eq!(fits_and_is_right(&packet, &bytes, 38), Ok(()));
     }
 
     #[test]
@@ -160,7 +186,7 @@ mod tests {
             ),
             (Protocol::Udp, 64, 58, 0xb9, 0xb8)
         );
-        assert_eq!(packet.check(&bytes, 58), Ok(()));
+        assert_eq!(fits_and_is_right(&packet, &bytes, 58), Ok(()));
     }
 
     #[test]
@@ -256,7 +282,7 @@ mod tests {
             let bytes = packet(Family::V4, protocol, &[0x70; 8]);
             let read = Packet::<V4>::read(&bytes).unwrap();
             assert_eq!((read.protocol, read.ports), wanted);
-            assert_eq!(read.check(&bytes, bytes.len() as u32), Ok(()));
+            assert_eq!(fits_and_is_right(&read, &bytes, bytes.len() as u32), Ok(()));
             let bytes = packet(Family::V6, protocol, &[0x70; 8]);
             let read = Packet::<V6>::read(&bytes).unwrap();
             assert_eq!((read.protocol, read.ports), wanted);
@@ -337,11 +363,15 @@ mod tests {
         let len = bytes.len() as u32;
         let read = Packet::<I>::read(&bytes).unwrap();
         assert_eq!(
-            read.check(&bytes, len - 1),
+            fits_and_is_right(&read, &bytes, len - 1),
             Err(SlowReason::BadHeader),
             "longer than the frame"
         );
-        assert_eq!(read.check(&bytes, len + 8), Ok(()), "padded");
+        assert_eq!(fits_and_is_right(&read, &bytes, len + 8), Ok(()), "padded");
+        assert_eq!(
+            (read.is_padded(len), read.is_padded(len + 8)),
+            (Ok(false), Ok(true))
+        );
         for bytes in [
             udp(I::FAMILY, 10),
             tcp(I::FAMILY, 10),
@@ -393,10 +423,10 @@ mod tests {
         #[test]
         fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120), len in any::<u32>()) {
             if let Ok(packet) = Packet::<V4>::read(&bytes) {
-                let _ = packet.check(&bytes, len);
+                let _ = fits_and_is_right(&packet, &bytes, len);
             }
             if let Ok(packet) = Packet::<V6>::read(&bytes) {
-                let _ = packet.check(&bytes, len);
+                let _ = fits_and_is_right(&packet, &bytes, len);
             }
             let _ = uncarried_tcp::<V4>(&bytes);
             let _ = uncarried_tcp::<V6>(&bytes);
@@ -412,7 +442,7 @@ mod tests {
             let sealed = bytes[1] & 1 == 0;
             if sealed { seal(&mut bytes); }
             let packet = Packet::<V4>::read(&bytes).unwrap();
-            if packet.check(&bytes, bytes.len() as u32).is_ok() {
+            if fits_and_is_right(&packet, &bytes, bytes.len() as u32).is_ok() {
                 prop_assert!(packet.hops > 1);
                 prop_assert!(packet.total_len as usize <= bytes.len());
                 let mut again = bytes.clone();

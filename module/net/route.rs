@@ -38,8 +38,10 @@ pub trait Routed: Ip {
     /// up](Route::is_in_use) or expired, is what would be found now.
     fn routes(net: Net<'_>) -> Routes;
 
-    /// Whether what arrives on the device with index `from` is forwarded at all, as far as the generation of
-    /// routes does not say so.
+    /// Whether everything is forwarded, wherever it arrives, as far as the generation of routes does not say so.
+    fn all_is_forwarded(net: Net<'_>) -> bool;
+
+    /// Whether what arrives on the device with index `from` is, if not everything is.
     fn is_forwarded(net: Net<'_>, from: u32) -> bool;
 }
 
@@ -50,6 +52,11 @@ impl Routed for V4 {
     }
 
     /// When forwarding is switched off, a new generation begins.
+    #[inline(always)]
+    fn all_is_forwarded(_net: Net<'_>) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn is_forwarded(_net: Net<'_>, _from: u32) -> bool {
         true
@@ -64,8 +71,13 @@ impl Routed for V6 {
 
     /// What `ip6_forward` asks.
     #[inline(always)]
+    fn all_is_forwarded(net: Net<'_>) -> bool {
+        net.forwards_ipv6()
+    }
+
+    #[inline(always)]
     fn is_forwarded(net: Net<'_>, from: u32) -> bool {
-        net.forwards_ipv6() || net.forwards_ipv6_of(from)
+        net.forwards_ipv6_of(from)
     }
 }
 

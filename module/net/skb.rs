@@ -77,7 +77,7 @@ const TURN_SHIFT: u32 = 32;
 const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
 const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
-type Headers = bindings::sk_buff__bindgen_ty_4__bindgen_ty_1;
+pub(super) type Headers = bindings::sk_buff__bindgen_ty_4__bindgen_ty_1;
 
 impl Skb {
     /// # Safety
@@ -99,13 +99,13 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn raw(&self) -> &bindings::sk_buff {
+    pub(super) fn raw(&self) -> &bindings::sk_buff {
         // SAFETY: By the invariant.
         unsafe { self.0.as_ref() }
     }
 
     #[inline(always)]
-    fn raw_mut(&mut self) -> &mut bindings::sk_buff {
+    pub(super) fn raw_mut(&mut self) -> &mut bindings::sk_buff {
         // SAFETY: By the invariant.
         unsafe { self.0.as_mut() }
     }
@@ -191,8 +191,13 @@ impl Skb {
     /// Whether it has been given a mark.
     #[inline(always)]
     pub fn has_mark(&self) -> bool {
+        self.mark() != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn mark(&self) -> u32 {
         // SAFETY: A union of words.
-        unsafe { self.headers().__bindgen_anon_4.mark != 0 }
+        unsafe { self.headers().__bindgen_anon_4.mark }
     }
 
     /// Whether it is in a state that forwarding can't, or need not, deal with: someone else has it too,
@@ -209,25 +214,10 @@ impl Skb {
         skb.users.refs.counter != 1 || skb._nfct != 0 || (skb.data_len != 0 && self.is_lro())
     }
 
-    /// Whether there is nothing at all that speaks against forwarding it, as it is with most packets: it is for us,
-    /// neither decrypted nor marked nor peculiar, and in one piece.
-    #[inline(always)]
-    pub fn is_ordinary(&self) -> bool {
-        let any_for_others = |flags: &mut Headers| {
-            flags.set_pkt_type(!PACKET_HOST & 7);
-            Self::set_peculiar(flags);
-        };
-        self.flags() & Self::flags_of(any_for_others) == 0
-            && !self.has_secpath()
-            && !self.has_mark()
-            && self.raw().data_len == 0
-            && !self.is_peculiar_otherwise()
-    }
-
     /// Sets the flags of which each makes a packet peculiar: that a packet classifier has sent it here, or that a
     /// switch has forwarded it already and shows it to the host as well; the IP layer forwards no such packet again.
     #[inline(always)]
-    fn set_peculiar(flags: &mut Headers) {
+    pub(super) fn set_peculiar(flags: &mut Headers) {
         flags.set_redirected(1);
         #[cfg(CONFIG_NET_SWITCHDEV)]
         flags.set_offload_l3_fwd_mark(1);
@@ -235,7 +225,7 @@ impl Skb {
 
     /// The word that begins with the flags: the two groups of bit fields at the beginning of [`Headers`].
     #[inline(always)]
-    fn flags(&self) -> u64 {
+    pub(super) fn flags(&self) -> u64 {
         // SAFETY: The fields are longer than a word, and plain data.
         unsafe {
             core::ptr::from_ref(self.headers())
@@ -246,7 +236,7 @@ impl Skb {
 
     /// The bits of [`Skb::flags`] that `set` sets, which the compiler computes.
     #[inline(always)]
-    fn flags_of(set: impl FnOnce(&mut Headers)) -> u64 {
+    pub(super) fn flags_of(set: impl FnOnce(&mut Headers)) -> u64 {
         let mut headers = Headers::default();
         set(&mut headers);
         // SAFETY: As for `flags`; it is all zero but for what has been set.
@@ -349,6 +339,15 @@ impl Skb {
         self.flags() & mask == wanted
     }
 
+    /// Whether there is a sum over its data, of the whole packet or of a part that a device is to go on with: what is in
+    /// other states has nothing that changes with the packet.
+    #[inline(always)]
+    pub(super) fn has_sum(&self) -> bool {
+        const EITHER: u32 = bindings::CHECKSUM_COMPLETE & bindings::CHECKSUM_PARTIAL;
+        const { assert!(EITHER & (bindings::CHECKSUM_NONE | bindings::CHECKSUM_UNNECESSARY) == 0) };
+        self.flags() & Self::flags_of(|flags| flags.set_ip_summed(EITHER as u8)) != 0
+    }
+
     /// Who computes the transport checksum.
     #[inline(always)]
     pub fn checksum(&self) -> Checksum {
@@ -357,25 +356,6 @@ impl Skb {
         } else {
             Checksum::Present
         }
-    }
-
-    /// As [`Skb::trim`], without a call; `false` if it takes one. Nothing has been done then.
-    #[inline(always)]
-    pub fn trim_in_place(&mut self, len: u32) -> bool {
-        if self.size() == len {
-            return true;
-        }
-        // With either of these there is more to be done, or to be asked for (`pskb_trim_rcsum_slow`).
-        let is_summed = self.is_summed(bindings::CHECKSUM_COMPLETE)
-            || self.is_summed(bindings::CHECKSUM_PARTIAL);
-        let skb = self.raw_mut();
-        if skb.data_len != 0 || skb.len < len || is_summed || skb.cloned() != 0 {
-            return false;
-        }
-        // As `__skb_set_length` does.
-        skb.tail = skb.tail.wrapping_sub(skb.len.wrapping_sub(len));
-        skb.len = len;
-        true
     }
 
     /// Cuts off what is behind `len` bytes: padding. The packet is at least that long.
@@ -397,7 +377,7 @@ impl Skb {
 
     /// Bytes before the data that a header can be put into.
     #[inline(always)]
-    fn headroom(&self) -> usize {
+    pub(super) fn headroom(&self) -> usize {
         let skb = self.raw();
         (skb.data as usize).wrapping_sub(skb.head as usize)
     }
@@ -424,25 +404,6 @@ impl Skb {
             }
         }
         // INVARIANT: If it is a clone it has been copied, and so has one without room.
-        Ok(Writable { skb: self, len })
-    }
-
-    /// As [`Skb::writable`], without a call, for a packet that comes without a socket or route.
-    ///
-    /// # Errors
-    ///
-    /// The packet as it was, if it has one, or takes a copy.
-    #[inline(always)]
-    pub fn writable_in_place(self, len: u32) -> Result<Writable<true>, Self> {
-        let skb = self.raw();
-        if !self.is_bare()
-            || skb.cloned() != 0
-            || self.headroom() < CACHED_HEADER
-            || skb.len.wrapping_sub(skb.data_len) < len
-        {
-            return Err(self);
-        }
-        // INVARIANT: As has been looked at.
         Ok(Writable { skb: self, len })
     }
 
@@ -511,7 +472,7 @@ impl Skb {
 
     /// Whether it has come without a socket and without a metadata route.
     #[inline(always)]
-    fn is_bare(&self) -> bool {
+    pub(super) fn is_bare(&self) -> bool {
         // SAFETY: A union whose other members are for other layers.
         let fields = unsafe { &self.raw().__bindgen_anon_3.__bindgen_anon_1 };
         fields._skb_refdst == 0 && fields.destructor.is_none()
@@ -551,7 +512,7 @@ impl Skb {
         Sent(())
     }
 
-    /// Has a device without a lock send it, without what the stack does for devices that have queues, if there is
+    /// Has a device whose queue is none send it, without what the stack does for devices that have queues, if there is
     /// nothing that it would meet there. The stack's tracepoints on the way are all that is left out.
     ///
     /// What the device itself does is left to it: tags and their priority, where a host is, counters.
@@ -639,8 +600,8 @@ impl Skb {
 /// Its first `len` bytes are in one piece, and nobody else's; before its data there is room for
 /// [`CACHED_HEADER`] bytes. If it is `BARE`, it has come without a socket and without a metadata route.
 pub struct Writable<const BARE: bool = false> {
-    skb: Skb,
-    len: u32,
+    pub(super) skb: Skb,
+    pub(super) len: u32,
 }
 
 impl<const BARE: bool> Writable<BARE> {
@@ -704,7 +665,7 @@ pub struct Stamp {
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
-const PACKET_HOST: u8 = 0;
+pub(super) const PACKET_HOST: u8 = 0;
 
 /// Room that a copy is made with in front: an Ethernet header with two VLAN tags, and some.
 const LINK_HEADROOM: u32 = 32;
