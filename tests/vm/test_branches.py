@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
 from lab.branches import HUB, Branches
-from lab.site import Questions
+from lab.site import Expirations, Questions
 from lab.traffic import Datagrams, Stream, Wire, is_whole, protocol_in
 
 COUNT = 10
@@ -137,13 +137,16 @@ def excluded(branches, talk):
     before = branches.control.stats()
     talk.exchange(COUNT)
     fast = (branches.control.stats() - before).packets
-    assert fast == {"policy": (0, 0), "interface": (COUNT, 0), "vti": (COUNT, COUNT)}[branches.kind]
+    assert fast == {"policy": (0, 0), "interface": (COUNT, 0), "vti": (COUNT, COUNT)}[branches.kinds[2]]
 
 
 @pytest.mark.parametrize("outer", FAMILIES)
-@pytest.mark.parametrize("kind", ["policy", "interface", "vti"])
-def test_from_one_tunnel_to_another(make_branches, kind, outer):
-    branches = make_branches(kind, outer, count=2)
+@pytest.mark.parametrize("kinds", [
+    ("policy", "policy"), ("interface", "interface"), ("vti", "vti"),
+    ("policy", "interface"), ("interface", "vti"), ("vti", "policy"),
+], ids="-".join)
+def test_from_one_tunnel_to_another(make_branches, kinds, outer):
+    branches = make_branches(kinds, outer)
     client, server = branches.branches[2], branches.branches[3]
     talks = []
     for family in FAMILIES:
@@ -499,6 +502,31 @@ def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way):
         branches.branches[2].ip("xfrm", "state", "flush")
         branches.states(2, generation=generation)
         talk.drain()
+    assert passed["exclude"] == passed["accelerate"] and 0 < passed["exclude"] < 60
+
+
+@pytest.mark.parametrize("limit, way", [("packet", "out"), ("byte", "into")])
+def test_that_a_state_should_be_replaced_is_told_after_the_same_packet(make_branches, limit, way):
+    """By its soft limit. All goes on."""
+    branches = make_branches()
+    told = branches.until_removed(Expirations(branches.hub))
+    talk = datagrams_to(branches)
+    amount = {"packet": 30, "byte": 30 * 100}[limit]
+    passed = {}
+    for generation, mode in enumerate(("exclude", "accelerate"), 1):
+        branches.control.enable(ipsec=mode, sample_interval=60_000)
+        branches.states(2, generation=generation, **{way: ("limit", f"{limit}-soft", amount)})
+        branches.states(2, generation=generation - 1, verb="delete")
+        before = branches.control.stats()
+        passed[mode] = 0
+        while not told.soft() and passed[mode] < 60:
+            talk.exchange(1, size=72)
+            passed[mode] += 1
+        after = branches.control.stats() - before
+        if mode == "accelerate":
+            assert min(after.packets) > 10, after.reasons()
+        talk.exchange(5)
+        assert not told.soft()
     assert passed["exclude"] == passed["accelerate"] and 0 < passed["exclude"] < 60
 
 

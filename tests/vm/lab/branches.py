@@ -31,13 +31,16 @@ CIPHER = f"aead rfc4106(gcm(aes)) {KEY} 128"
 class Branches:
     """A LAN host behind the hub, and branches 2, 3, ... whose hosts are their gateways themselves. fasttrack is on
     the hub, whose devices are lan0 and wan0. The hub's end of a tunnel is a policy, an xfrm interface (`interface`)
-    or a VTI (`vti`); the latter two are called `tunnelN`."""
+    or a VTI (`vti`); the latter two are called `tunnelN`. It is the same for every branch, or one for each."""
 
     def __init__(self, kind="policy", outer="ipv4", count=1, offloads=False):
         serial = next(_SERIAL)
-        self.kind, self.outer = kind, outer
+        kinds = [kind] * count if isinstance(kind, str) else kind
+        #: The kind of tunnel by branch.
+        self.kinds = dict(enumerate(kinds, 2))
+        self.outer = outer
         self.lan, self.hub, self.wan = (Namespace(f"{name}b{serial}") for name in ("lan", "hub", "wan"))
-        self.branches = {number: Namespace(f"branch{number}b{serial}") for number in range(2, 2 + count)}
+        self.branches = {number: Namespace(f"branch{number}b{serial}") for number in self.kinds}
         self._closing = []
         for space in (self.lan, self.hub, *self.branches.values()):
             space.enable_ipv6()
@@ -80,7 +83,7 @@ class Branches:
     def _connect(self, number):
         """Devices, routes and policies of both ends of a tunnel."""
         at_hub, at_branch = self._device(number), []
-        device = "wan0" if self.kind == "policy" else f"tunnel{number}"
+        device = "wan0" if self.kinds[number] == "policy" else f"tunnel{number}"
         for words in INNER.values():
             host, net, everything = words["host"].format(number), words["net"].format(number), words["all"]
             at_branch += [f"addr add {host}/{words['single']} dev lo",
@@ -93,18 +96,18 @@ class Branches:
 
     def _device(self, number):
         """What makes the device by which the hub reaches a branch."""
-        if self.kind == "policy":
+        if self.kinds[number] == "policy":
             return []
         name = f"tunnel{number}"
         kind = f"type xfrm dev wan0 if_id {number}"
-        if self.kind == "vti":
+        if self.kinds[number] == "vti":
             kind = f"type {'vti' if self.outer == 'ipv4' else 'vti6'} local {self.address(HUB)} "\
                    f"remote {self.address(number)} key {number}"
         return [f"link add {name} {kind}", f"link set {name} up"]
 
     def _selecting(self, number):
         """By what the hub's policies and states are told from those of other tunnels."""
-        return {"policy": "", "interface": f"if_id {number}", "vti": f"mark {number}"}[self.kind]
+        return {"policy": "", "interface": f"if_id {number}", "vti": f"mark {number}"}[self.kinds[number]]
 
     def _policies(self, own, peer, here, there, selecting=""):
         for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
@@ -124,7 +127,7 @@ class Branches:
                 if verb == "add":
                     more = (out if source == HUB else into) if gateway is self.hub else ()
                     line += ["reqid", number, "mode tunnel flag af-unspec", CIPHER, selecting, *options, *more]
-                elif self.kind == "vti":
+                elif self.kinds[number] == "vti":
                     line.append(selecting)
                 lines.append(" ".join(map(str, line)))
             gateway.ip_batch(lines)

@@ -333,6 +333,33 @@ class Questions:
         self._socket.close()
 
 
+class Expirations:
+    """What whoever negotiates states for a gateway is told of those that should be replaced, or are gone."""
+
+    _NETLINK_XFRM, _XFRMNLGRP_EXPIRE, _XFRM_MSG_EXPIRE = 6, 2, 0x18
+    # Behind the message's header and the state, a `struct xfrm_usersa_info`.
+    _HARD = 16 + 224
+
+    def __init__(self, gateway):
+        self._socket = gateway.socket(socket.AF_NETLINK, socket.SOCK_RAW, self._NETLINK_XFRM)
+        self._socket.bind((0, 1 << (self._XFRMNLGRP_EXPIRE - 1)))
+        self._socket.setblocking(False)
+
+    def soft(self):
+        """How many states he was told about since the last call that should be replaced."""
+        found = 0
+        while True:
+            try:
+                message = self._socket.recv(65536)
+            except BlockingIOError:
+                return found
+            found += struct.unpack_from("=H", message, 4)[0] == self._XFRM_MSG_EXPIRE and not message[self._HARD]
+
+    def close(self):
+        """Listens no more."""
+        self._socket.close()
+
+
 class Conversation:
     """Datagrams that go both ways all the time, whether or not they arrive."""
 
