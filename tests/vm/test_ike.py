@@ -280,10 +280,11 @@ connections {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["policy", "interface"])
-def test_a_gateway_that_gets_another_address(site, kind, mode):
+@pytest.mark.parametrize("kind, family", [("policy", "ipv4"), ("interface", "ipv4"), ("policy", "ipv6"),
+                                          ("interface", "ipv6")])
+def test_a_gateway_that_gets_another_address(site, kind, family, mode):
     """MOBIKE: over the other link, then by another address there, then back."""
-    one = site(kind, "ipv4", "ipv4", more_of_a=ROAMING, more_of_b=WAITING)
+    one = site(kind, family, more_of_a=ROAMING, more_of_b=WAITING)
     gateway = one.a.gateway
     gateway.ip("route", "add", "default", "via", one.b.other, "dev", "wan1", "metric", 1000)
     choose(one, mode)
@@ -296,8 +297,8 @@ def test_a_gateway_that_gets_another_address(site, kind, mode):
         gateway.ip("link", "set", "wan0", "down")
 
     def other_address():
-        gateway.ip("addr", "del", f"{one.a.other}/24", "dev", "wan1")
-        gateway.ip("addr", "add", f"{another}/24", "dev", "wan1")
+        gateway.ip("addr", "del", f"{one.a.other}/{one.words['prefix']}", "dev", "wan1")
+        gateway.ip("addr", "add", f"{another}/{one.words['prefix']}", "dev", "wan1")
         gateway.ip("route", "replace", "default", "via", one.b.other, "dev", "wan1", "metric", 1000)
 
     def back():
@@ -391,11 +392,11 @@ def peer_missed(site, watch):
     return clear
 
 
-@pytest.mark.parametrize("kind", ["policy", "interface"])
-def test_a_cut_that_the_daemons_notice(site, kind):
+@pytest.mark.parametrize("kind, family", [("policy", "ipv4"), ("interface", "ipv4"), ("policy", "ipv6")])
+def test_a_cut_that_the_daemons_notice(site, kind, family):
     """The policies, or the interface, stay; the packets wait or go, and all goes on when the WAN is back.
     Nothing else keeps them from being sent in clear."""
-    one = site(kind, "ipv4", "ipv4", more_of_a=DPD, settings=IMPATIENT, guarded=False)
+    one = site(kind, family, more_of_a=DPD, settings=IMPATIENT, guarded=False)
     one.goes_on()
     for mode in MODES:
         choose(one, mode)
