@@ -268,7 +268,7 @@ enumeration! {
         NO_MEMORY = 24 "no-memory" "An allocation failed.",
         BAD_HEADER = 25 "bad-header" "Version, header length, total length or header checksum are wrong; the slow path drops such a packet.",
         OTHER_HOST = 26 "other-host" "The frame is addressed to another host's link-layer address.",
-        UNSUPPORTED = 27 "unsupported" "The socket buffer is in a state that the fast path leaves alone.",
+        UNSUPPORTED = 27 "unsupported" "The packet is in a state that the fast path leaves alone, or came past its hook, as by way of an ifb.",
         SCTP_CONTROL = 28 "sctp-control" "An SCTP packet with more than data and acknowledgements, or not of the association.",
     }
 }
