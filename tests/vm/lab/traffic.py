@@ -390,6 +390,8 @@ class Wire:
 
     def packets(self, source=None, destination=None, protocol=None, seconds=0.3):
         """The same, as scapy packets, of those with the given addresses and protocol number."""
+        # These say what is in the frames.
+        from scapy.layers import inet, inet6  # noqa: F401
         from scapy.layers.l2 import Ether
         found = []
         for packet in map(Ether, self.frames(seconds)):
