@@ -95,8 +95,7 @@ impl<I: Ip> Ordinary<I> {
         let against = packet.flags() & Skb::flags_of(any_for_others)
             | u64::from(packet.mark())
             | u64::from(skb.data_len)
-            | u64::from(skb.users.refs.counter as u32 ^ 1)
-            | skb._nfct as u64;
+            | packet.held_or_tracked();
         let is_ordinary = against == 0 && !packet.has_secpath() && packet.is_bare();
         match is_ordinary && skb.len >= Self::LEAST {
             // INVARIANT: As has been looked at.

@@ -210,8 +210,14 @@ impl Skb {
 
     #[inline(always)]
     fn is_peculiar_otherwise(&self) -> bool {
+        self.held_or_tracked() != 0 || (self.raw().data_len != 0 && self.is_lro())
+    }
+
+    /// Not zero if someone else has it too, or it is tracked already.
+    #[inline(always)]
+    pub(super) fn held_or_tracked(&self) -> u64 {
         let skb = self.raw();
-        skb.users.refs.counter != 1 || skb._nfct != 0 || (skb.data_len != 0 && self.is_lro())
+        u64::from(skb.users.refs.counter as u32 ^ 1) | skb._nfct as u64
     }
 
     /// Sets the flags of which each makes a packet peculiar: that a packet classifier has sent it here, or that a
