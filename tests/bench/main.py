@@ -17,6 +17,7 @@ import growth  # noqa: E402
 import ipsec  # noqa: E402
 import links  # noqa: E402
 import matrix  # noqa: E402
+import merged  # noqa: E402
 import native  # noqa: E402
 import paths  # noqa: E402
 import picture  # noqa: E402
@@ -112,7 +113,7 @@ def say(text):
 def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
-    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "learning", "links", "ipsec", "native", "cpus",
+    parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "learning", "links", "ipsec", "merged", "native", "cpus",
                                                           "sharing"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
@@ -166,6 +167,8 @@ def main():
         return cpus.main(selection, say)
     if selection.what == "ipsec":
         return ipsec.main(selection, say)
+    if selection.what == "merged":
+        return merged.main(selection, say)
     network = Network()
     if selection.queue:
         network.queue()
