@@ -134,8 +134,7 @@ def main(selection, say):
                 say(f"{path.title}, {cipher}, {way}, {size} B: "
                     f"{'no packet took this path' if more is None else round(more)}")
     show(cells)
-    report.write("ipsec.json", json.dumps({"cells": []}, indent=1).replace(
-        "[]", "[\n  " + ",\n  ".join(map(json.dumps, cells)) + "\n ]"))
+    report.write("ipsec.json", report.lines({"cells": cells}))
     return judge(cells)
 
 

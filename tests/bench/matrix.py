@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """What packets and connections are measured: the matrix, and what of it was asked for."""
 
+from types import SimpleNamespace
+
 from generator import Flows
 from measure import SMALL
 from network import FAMILIES
 
 SIZES = (SMALL, 1400)
 FLOWS = (Flows(), Flows(1024), Flows(3125, 32))
+
+#: Small packets of one connection, on every path.
+FEWEST = SimpleNamespace(path=None, family=None, nat=None, bytes=[str(SMALL)], flows=["1"], symbols=None)
 
 
 def chosen(selection, name, values, key):

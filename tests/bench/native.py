@@ -166,10 +166,11 @@ class Race:
             name = lane.path.name
             cell = Cell(name, family.version, nat, size, flows.count,
                         round(statistics.median(times[name] for times in rounds), 1))
-            own = ours[lane.path.accounting]
-            if own in rounds[0]:
-                low, middle, high = statistics.quantiles((times[name] / times[own] for times in rounds), n=4)
-                cell = Cell(**asdict(cell) | {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)})
+            if OURS[lane.path.accounting] in rounds[0]:
+                low, middle, high = quartiles(rounds, name, OURS[lane.path.accounting])
+                cell = replace(cell, ratio=middle, low=low, high=high)
+            if paths.Floor.name in rounds[0]:
+                cell = replace(cell, redirects=quartiles(rounds, name, paths.Floor.name))
             self.cells.append(cell)
             self._say(line(cell))
 

@@ -183,6 +183,11 @@ class Network:
         for port in (self.lan_port, self.wan_port):
             self.run("tc", "qdisc", "add", "dev", port, "root", "pfifo")
 
+    def unqueue(self):
+        """Takes it from them."""
+        for port in (self.lan_port, self.wan_port):
+            self.run("tc", "qdisc", "del", "dev", port, "root")
+
     def run(self, *command, host=None):
         """Runs a command on the router, or on another host; gives what it printed. It sees files as we do:
         `ip netns exec` has them mounted anew each time, which takes longer than most commands do."""

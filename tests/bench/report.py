@@ -10,6 +10,9 @@ import paths
 TOLERANCE = 0.02
 LEAST = 8
 
+# What results hold, and what is said of it beside a cell.
+MATRICES = {"cells": "", "queued": ", with a queue"}
+
 TITLES = {path.name: path.title for path in paths.ALL}
 
 
@@ -36,9 +39,9 @@ def key(cell):
     return tuple(cell[name] for name in ("path", "family", "nat", "bytes", "flows"))
 
 
-def figures(results):
+def figures(cells):
     """From keys to instructions."""
-    return {key(cell): cell["instructions"] for cell in results["cells"]}
+    return {key(cell): cell["instructions"] for cell in cells}
 
 
 def net(known, at):
@@ -52,18 +55,26 @@ def net(known, at):
 
 def as_json(results):
     """The results, with a cell on a line."""
-    known = figures(results)
-    cells = []
-    for cell in results["cells"]:
-        more = net(known, key(cell))
-        cells.append(cell | {"net": None if more is None else round(more, 1)})
-    return lines(results, cells)
+    return lines(results | {what: with_net(results[what]) for what in MATRICES})
 
 
-def lines(results, cells):
-    """The results as JSON, with these cells, a cell on a line."""
-    listed = ",\n  ".join(map(json.dumps, cells))
-    return json.dumps(results | {"cells": []}, indent=1).replace("[]", f"[\n  {listed}\n ]")
+def with_net(cells):
+    """The cells, and what each costs more than the bare redirect."""
+    known = figures(cells)
+    mores = [net(known, key(cell)) for cell in cells]
+    return [cell | {"net": None if more is None else round(more, 1)} for cell, more in zip(cells, mores, strict=True)]
+
+
+def lines(results):
+    """The results as JSON, with a cell on a line."""
+    parts = [f" {json.dumps(name)}: {listed(value) if isinstance(value, list) else json.dumps(value)}"
+             for name, value in results.items()]
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def listed(cells):
+    """Cells, each on a line."""
+    return "[\n  " + ",\n  ".join(map(json.dumps, cells)) + "\n ]" if cells else "[]"
 
 
 def heads(family, nat, columns, width):
@@ -74,11 +85,11 @@ def heads(family, nat, columns, width):
                                for _, flows in columns)]
 
 
-def table(results):
+def table(cells, between):
     """The results for people."""
-    known = figures(results)
+    known = figures(cells)
     columns = sorted({(size, flows) for _, _, _, size, flows in known})
-    shown = ["", "Instructions a packet, and how many of them are more than the bare redirect takes"]
+    shown = ["", f"Instructions a packet {between}, and how many of them are more than the bare redirect takes"]
     for family, nat in sorted({at[1:3] for at in known}):
         shown += ["", *heads(family, nat, columns, 18)]
         for path in paths.ALL:
@@ -101,12 +112,25 @@ def entry(figure, more):
 def compare(results, baseline):
     """Says what has become dearer, or cheaper. Gives 1 if anything has become dearer, else 0."""
     old = json.loads(baseline.read_text(encoding="utf-8"))
-    known, before = figures(results), figures(old)
     dearer, cheaper = [], []
+    for what, words in MATRICES.items():
+        compare_cells(figures(results[what]), figures(old.get(what, [])), words, dearer, cheaper)
+    if results["kernel"] != old["kernel"]:
+        print(f"The baseline is that of another kernel, {old['kernel']}.")
+    for title, changes in (("Cheaper than the baseline", cheaper), ("DEARER than the baseline", dearer)):
+        if changes:
+            print(f"{title}:", *changes, sep="\n  ")
+    if not dearer and not cheaper:
+        print("As the baseline.")
+    return 1 if dearer else 0
+
+
+def compare_cells(known, before, words, dearer, cheaper):
+    """The same of one matrix, into two lists."""
     for at, was in before.items():
         if at not in known or was is None:
             continue
-        name = f"{TITLES[at[0]]}, {where(dict(zip(('family', 'nat', 'bytes', 'flows'), at[1:], strict=True)))}"
+        name = f"{TITLES[at[0]]}, {where(dict(zip(('family', 'nat', 'bytes', 'flows'), at[1:], strict=True)))}{words}"
         if known[at] is None:
             dearer.append(f"{name}: no packet takes this path any more")
             continue
@@ -116,11 +140,3 @@ def compare(results, baseline):
             dearer.append(change)
         elif known[at] < was - tolerance:
             cheaper.append(change)
-    if results["kernel"] != old["kernel"]:
-        print(f"The baseline is that of another kernel, {old['kernel']}.")
-    for title, changes in (("Cheaper than the baseline", cheaper), ("DEARER than the baseline", dearer)):
-        if changes:
-            print(f"{title}:", *changes, sep="\n  ")
-    if not dearer and not cheaper:
-        print("As the baseline.")
-    return 1 if dearer else 0

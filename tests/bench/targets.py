@@ -47,9 +47,9 @@ def show(title, rows):
     print()
 
 
-def bench(results):
+def bench(cells):
     """Of the instructions, cell by cell, and the flowtable's figure."""
-    known = report.figures(results)
+    known = report.figures(cells)
     rows = []
     for accounting, ours, theirs, limit in ((False, "fasttrack", "flowtable", OWN),
                                             (True, "fasttrack-acct", "flowtable-counter", OWN_ACCOUNTING)):

@@ -8,7 +8,6 @@ the other gateway encrypts those that come in; what the others took more in the 
 is one processor, which does nothing else meanwhile, so the time is its own as well.
 """
 
-import json
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,8 +95,7 @@ def main(selection, say):
         for lane in lanes:
             lane.end()
     show(cells, selection.rounds)
-    report.write("native-ipsec.json", json.dumps({"rounds": selection.rounds, "cells": []}, indent=1).replace(
-        "[]", "[\n  " + ",\n  ".join(map(json.dumps, cells)) + "\n ]"))
+    report.write("native-ipsec.json", report.lines({"rounds": selection.rounds, "cells": cells}))
     return judge(cells)
 
 
