@@ -36,6 +36,11 @@ class Flows:
         """How many there are."""
         return self.sources * self.destinations
 
+    def parts(self, number):
+        """So many parts of them, of the same size."""
+        sources = self.sources // number
+        return [Flows(sources, self.destinations, self.first_source + at * sources) for at in range(number)]
+
     def source_range(self):
         """First and last but one source port, as the generator wants them."""
         return self.first_source, self.first_source + self.sources
@@ -69,23 +74,24 @@ class Generator:
         """Who sends, and on which device of the place where packets are injected."""
         return self._network.source, self._network.lan_port
 
-    def row(self, flows, size, count, times):
-        """Has batches ready to be sent, so many in a row, as often as is wanted. They have to be closed."""
-        self.prepare(flows, size, count, times=times)
+    def row(self, batches, size, count):
+        """Has batches ready to be sent in a row, as often as is wanted: each of `count` packets of these flows. They have
+        to be closed."""
+        self.prepare(batches[0], size, count, more=batches[1:])
         port = self._sender[1]
-        return Row(self._place, [port, *(self.device(port, number) for number in range(1, times))], count)
+        return Row(self._place, [port, *(self.device(port, number) for number in range(1, len(batches)))], count)
 
-    def prepare(self, flows, size, count, cpu=0, times=1):
-        """Has the generator of a processor ready to do what `send` does, so many times in a row."""
+    def prepare(self, flows, size, count, cpu=0, more=()):
+        """Has the generator of a processor ready to do what `send` does, and then the same with each of `more`."""
         network = self._network
         self._prepare(network.source, "lan0", network.lan, (self._family.host, self._family.server),
-                      (flows.source_range(), flows.destination_range()), size, count, cpu, times)
+                      [(some.source_range(), some.destination_range()) for some in (flows, *more)], size, count, cpu)
 
     def answer(self, flows, to, size):
         """Injects an answer to each flow on the WAN port. Gives how long that took, as `send` does."""
         network = self._network
         self._prepare(network.sink, "wan0", network.wan, (self._family.server, to),
-                      (flows.destination_range(), flows.source_range()), size, flows.count)
+                      [(flows.destination_range(), flows.source_range())], size, flows.count)
         return self._start(network.wan_port, flows.count)
 
     @staticmethod
@@ -93,8 +99,9 @@ class Generator:
         """What the generator of a processor calls a port: one device can't be two processors'."""
         return f"{port}@{cpu}" if cpu else port
 
-    def _prepare(self, host, device, kind, ends, ports, size, count, cpu=0, times=1):
-        """Has the generator send as `host` does, to the router's device."""
+    def _prepare(self, host, device, kind, ends, batches, size, count, cpu=0):
+        """Has the generator send as `host` does, to the router's device, batch by batch. `batches`: the ranges of ports
+        at either end."""
         (source, destination), port = ends, self.device(kind.port(device), cpu)
         if self._family is IPV6:
             addresses = [f"src6 {source}", f"dst6 {destination}"]
@@ -106,14 +113,14 @@ class Generator:
             f"pkt_size {size + LINK_HEADER + TAG * bool(kind.tag)}", f"count {count}",
             *([f"vlan_id {kind.tag}"] if kind.tag else []),
             *addresses,
-            *(f"udp_{side}_{end} {number}" for side, numbers in zip(("src", "dst"), ports, strict=True)
-              for end, number in zip(("min", "max"), numbers, strict=True)),
         ]
-        names = [port, *(self.device(port, number) for number in range(1, times))]
+        names = [port, *(self.device(port, number) for number in range(1, len(batches)))]
         with self._place.inside():
             _use(f"kpktgend_{cpu}", names)
-            for name in names:
-                for setting in settings:
+            for name, ports in zip(names, batches, strict=True):
+                for setting in [*settings, *(f"udp_{side}_{end} {number}"
+                                             for side, numbers in zip(("src", "dst"), ports, strict=True)
+                                             for end, number in zip(("min", "max"), numbers, strict=True))]:
                     _write(name, setting)
 
     def start(self):
@@ -219,11 +226,11 @@ class Distant(Generator):
         super().__init__(network, family)
         self._place = network.sink
 
-    def prepare(self, flows, size, count, cpu=0, times=1):
+    def prepare(self, flows, size, count, cpu=0, more=()):
         """As that of a generator, as are the others."""
         network, family = self._network, self._family
         self._prepare(network.sink, self.DEVICE, ETHERNET, (family.server, family.host),
-                      (flows.destination_range(), flows.source_range()), size, count, cpu, times)
+                      [(some.destination_range(), some.source_range()) for some in (flows, *more)], size, count, cpu)
 
     @property
     def _sender(self):

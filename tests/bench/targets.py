@@ -89,24 +89,28 @@ def native(results):
 
 
 def growth_in_time(known):
-    """Of how much longer small packets take if they are of very many flows, cell by cell; as the bare redirect, which
-    looks for no flow, takes what it takes, in the same rounds."""
+    """Of how much longer small packets take if they are of very many flows, cell by cell; as parts of what the bare
+    redirect, which looks for no flow, took in the same rounds."""
     rows = []
     for family in (4, 6):
         for nat in (False, True):
-            grown = {}
+            grown, words = {}, {}
             for path in ("fasttrack", "flowtable"):
-                ratios = [[known.get((name, family, nat, SMALL, flows), {}).get("ratio") for name in (path, "floor")]
-                          for flows in (ONE, MANY)]
-                if all(map(all, ratios)):
-                    few, many = (own / floor for own, floor in ratios)
-                    grown[path] = many - few
+                few, many = (known.get((path, family, nat, SMALL, flows), {}).get("redirects") for flows in (ONE, MANY))
+                if few and many:
+                    grown[path] = many[1] - few[1]
+                    words[path] = f"{grown[path]:.2f} ({spread(few)} to {spread(many)})"
             if len(grown) == 2:
-                ours, theirs = grown.values()
                 rows.append(Row(f"IPv{family}, {'masquerade' if nat else 'no NAT'}, 64 B, from {ONE} to {MANY} flows: grows by "
-                                "less than the flowtable's", f"by {ours:.2f} of a bare redirect, the flowtable's by "
-                                f"{theirs:.2f}", ours < theirs))
+                                "less than the flowtable's", f"by {words['fasttrack']} of a bare redirect, the flowtable's by "
+                                f"{words['flowtable']}", grown["fasttrack"] < grown["flowtable"]))
     return rows
+
+
+def spread(quartiles):
+    """A median, and half of the distance between its quartiles."""
+    low, middle, high = quartiles
+    return f"{middle:.2f} ± {(high - low) / 2:.2f}"
 
 
 def memory(bytes_):

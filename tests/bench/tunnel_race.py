@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ipsec
 import report
 from generator import Distant, Flows, Generator, Row
-from ipsec import CIPHERS, IN, OUT, SIZES, Dropped, Tunnelled
+from ipsec import CIPHERS, IN, MASQUERADE, OUT, SIZES, Dropped, Tunnelled
 from measure import BATCH, SMALL
 from network import IPV4, TRACK
 from paths import Flowtable, NotTaken
@@ -102,7 +102,7 @@ def main(selection, say):
 def race(lanes, way, size, rounds):
     """What packets took on each path: the median of what is the router's own, and how many times as long as with
     fasttrack all of it took in the same round, with its quartiles."""
-    rows = {lane.name: lane.generators[way].row(Flows(), size, BATCH, IN_A_ROW) for lane in lanes}
+    rows = {lane.name: lane.generators[way].row([Flows()] * IN_A_ROW, size, BATCH) for lane in lanes}
     before = {lane.name: lane.counters(way) for lane in lanes}
     with ThreadPoolExecutor(len(rows)) as threads:
         times = [one_round(rows, threads) for _ in range(rounds)]
