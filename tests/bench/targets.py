@@ -118,9 +118,9 @@ def memory(bytes_):
     return Row(f"memory for a connection, both directions: at most {MEMORY} bytes", f"{bytes_:.0f}", bytes_ <= MEMORY)
 
 
-def learning(without, with_it):
+def learning(without, with_it, title):
     """Of connections that are soon over: from packets to what such a connection costs."""
-    return [Row(f"connections of {packets} packets: at most {LEARNING:.0%} more than the slow path",
+    return [Row(f"connections of {packets} packets, {title}: at most {LEARNING:.0%} more than the slow path",
                 f"{with_it[packets] / without[packets] - 1:+.1%} ({with_it[packets] - without[packets]:+.0f} instructions)",
                 with_it[packets] <= without[packets] * (1 + LEARNING)) for packets in without]
 
