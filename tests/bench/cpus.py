@@ -5,17 +5,20 @@
 Each processor has connections of its own, as the queues of a network card give them to it.
 """
 
+import json
 import statistics
 
 import paths
+import report
+import targets
 from generator import Flows, Generator, timed
 from measure import SMALL, establish
 from network import IPV4, Network
 
 CPUS = 2
 #: Packets of one processor in a run.
-COUNT = 40_000
-ROUNDS = 9
+COUNT = 15_000
+ROUNDS = 21
 WAYS = (paths.Fasttrack(), paths.FasttrackAccounting(), paths.Flowtable(), paths.Slow())
 
 
@@ -57,16 +60,19 @@ class Senders:
 
 def main(selection, say):
     """Measures and reports, or only sends for somebody who looks on."""
-    network = Network()
-    network.settle(1)
     if selection.what == "sharing":
+        network = Network()
+        network.settle(1)
         send_for_the_plugin(network, selection.same)
         return 0
-    found = {way.title: scaling(network, way, say) for way in WAYS}
+    found = scaling(say)
     print(f"\nTimes as many packets with two processors as with one, medians of {ROUNDS} rounds, and quartiles\n")
-    for title, ratios in found.items():
-        low, middle, high = statistics.quantiles(ratios, n=4)
+    for title, (low, middle, high) in found.items():
         print(f"  {title:24}{middle:8.2f}   ({low:.2f} to {high:.2f})")
+    print()
+    targets.show("What is wanted of a second processor",
+                 targets.scaling(found[paths.Fasttrack.title], found[paths.Slow.title]))
+    report.write("cpus.json", json.dumps({"rounds": ROUNDS, "quartiles": found}, indent=1))
     return 0
 
 
@@ -87,16 +93,21 @@ def leave(network, way):
     network.clear()
 
 
-def scaling(network, way, say):
-    """How many times as many packets both processors carry."""
-    senders = enter(network, way)
-    ratios = []
+def scaling(say):
+    """How many times as many packets both processors carry as one does: quartiles. In each round all ways have their
+    turn, each in a network of its own."""
+    senders = {}
+    for way in WAYS:
+        network = Network(name=f"-{way.name}")
+        network.settle(1)
+        senders[way.title] = enter(network, way)
+    ratios = {title: [] for title in senders}
     for _ in range(ROUNDS):
-        one = statistics.mean(senders.send([cpu]) for cpu in range(CPUS))
-        ratios.append(senders.send(range(CPUS)) / one)
-    leave(network, way)
-    say(f"{way.title}: {statistics.median(ratios):.2f} times as many packets with two processors")
-    return ratios
+        for title, sender in senders.items():
+            one = statistics.mean(sender.send([cpu]) for cpu in range(CPUS))
+            ratios[title].append(sender.send(range(CPUS)) / one)
+        say(", ".join(f"{title} {some[-1]:.2f}" for title, some in ratios.items()))
+    return {title: [round(ratio, 3) for ratio in statistics.quantiles(some, n=4)] for title, some in ratios.items()}
 
 
 def send_for_the_plugin(network, same):

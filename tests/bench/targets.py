@@ -125,6 +125,13 @@ def learning(without, with_it, title):
                 with_it[packets] <= without[packets] * (1 + LEARNING)) for packets in without]
 
 
+def scaling(ours, slow):
+    """Of how many times as many packets two processors carry as one does: quartiles of fasttrack's figure and of the slow
+    path's. What they scatter by does not count."""
+    return [Row("two processors: at least as many times the packets of one as on the slow path", f"{spread(ours)}, the "
+                f"slow path {spread(slow)}", ours[2] >= slow[1])]
+
+
 def growth(what, ours, others):
     """Of what a packet costs by the number of something: from numbers to fasttrack's figures, and the
     flowtable's."""
