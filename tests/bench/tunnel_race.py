@@ -39,6 +39,7 @@ class Lane:
         self.network.use(cipher)
         if self.path.tracked:
             self.network.router.nft(TRACK)
+            self.network.router.nft(MASQUERADE)
         self.path.enter(self.network, IPV4)
         for _ in range(3):
             for generator in self.generators.values():
