@@ -291,7 +291,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
     if matches!(packet.protocol, Protocol::Tcp) && !flow.window.admits(segment) {
         return Err(SlowReason::TcpFlags.into());
     }
-    if packet.dscp() != flow.amendment().dscp_in() {
+    if !I::suits(packet, flow.amendment()) {
         return Err(SlowReason::Dscp.into());
     }
     if !I::all_is_forwarded(instance.net)

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::Ordering::Release;
 
+use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::ip::Pair;
 use crate::engine::ip::V4;
@@ -205,7 +206,7 @@ impl Flow {
             neighbour: seed.neighbour,
             stamp: AtomicU64::new(0),
             validity: seed.validity,
-            amendment: AtomicU32::new(translation.amendment(0, 0).pack()),
+            amendment: AtomicU32::new(translation.amendment::<I>(0, 0).pack()),
             direction: seed.direction,
             scale,
             mtu: AtomicU32::new(0),
@@ -294,9 +295,18 @@ impl Flow {
         Amendment::unpack(self.amendment.load(Relaxed))
     }
 
+    /// The DSCP that its packets have to arrive with, and the one that they leave with, in their place in the type of
+    /// service.
+    pub fn dscps(&self) -> [u8; 2] {
+        match self.key.family() {
+            Family::V4 => V4::dscps(self.amendment()),
+            Family::V6 => V6::dscps(self.amendment()),
+        }
+    }
+
     /// Changes the DSCP that packets have to arrive with, and the one that they leave with.
-    pub fn set_dscp(&self, arriving: u8, leaving: u8) {
-        let amendment = self.translation.amendment(arriving, leaving);
+    pub fn set_dscp<I: Ip>(&self, arriving: u8, leaving: u8) {
+        let amendment = self.translation.amendment::<I>(arriving, leaving);
         self.amendment.store(amendment.pack(), Relaxed);
     }
 

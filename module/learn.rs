@@ -338,7 +338,7 @@ impl<I: Carried> Seen<'_, I> {
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
             return;
         }
-        flow.set_dscp(dscp, self.header.dscp);
+        flow.set_dscp::<I>(dscp, self.header.dscp);
         flow.set_mtu(route.lasting_mtu());
         flow.set_stamp(self.packet.stamp());
         let left = self.connection.left();

@@ -112,9 +112,9 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     message.u32(attribute::CONNTRACK_MARK, flow.connection.mark())?;
     message.u32(attribute::PACKET_MARK, stamp.mark)?;
     message.u32(attribute::PRIORITY, stamp.priority)?;
-    let amendment = flow.amendment();
-    message.u8(attribute::DSCP_IN, amendment.dscp_in() >> 2)?;
-    message.u8(attribute::DSCP_OUT, amendment.dscp_out() >> 2)?;
+    let [dscp_in, dscp_out] = flow.dscps();
+    message.u8(attribute::DSCP_IN, dscp_in >> 2)?;
+    message.u8(attribute::DSCP_OUT, dscp_out >> 2)?;
     let mtu = flow.lasting_mtu();
     message.u32(
         attribute::MTU,

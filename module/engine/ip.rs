@@ -61,6 +61,20 @@ pub trait Ip: Copy + Debug + Eq + 'static {
     /// Whether the header at the beginning of `linear` is as it was sent, as far as it says.
     fn is_intact(linear: &[u8]) -> bool;
 
+    /// Type of service or traffic class, from the two bytes that a header begins with: DSCP in the upper six bits, ECN
+    /// in the lower two.
+    fn tos(start: u16) -> u8;
+
+    /// What becomes of the header of packets that arrive with one DSCP and leave with another one, both in their place
+    /// in the type of service, if `addresses` is the difference that their addresses make.
+    fn amendment(addresses: Sum, arriving: u8, leaving: u8) -> Amendment;
+
+    /// The DSCP that an [`Ip::amendment`] is for, and the one that comes of it.
+    fn dscps(amendment: Amendment) -> [u8; 2];
+
+    /// Whether it is for the DSCP that `packet` has.
+    fn suits(packet: &Packet<Self>, amendment: Amendment) -> bool;
+
     /// What stands for addresses in a [`Key`](super::key::Key).
     fn identity(hasher: &Hasher, addresses: Self::Addresses) -> u64;
 
@@ -179,6 +193,31 @@ impl Ip for V4 {
         }
     }
 
+    #[inline(always)]
+    fn tos(start: u16) -> u8 {
+        let [_, tos] = start.to_ne_bytes();
+        tos
+    }
+
+    fn amendment(addresses: Sum, arriving: u8, leaving: u8) -> Amendment {
+        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
+        // what has to be added (RFC 1141).
+        let hop = Sum(u16::from_ne_bytes([0xfe, 0xff]));
+        let old = Sum(u16::from_ne_bytes([0, arriving]));
+        let dscp = old.delta_to(Sum(u16::from_ne_bytes([0, leaving])));
+        let [lower, upper] = addresses.plus(hop).plus(dscp).0.to_ne_bytes();
+        Amendment([arriving, arriving ^ leaving, lower, upper])
+    }
+
+    fn dscps(Amendment([arriving, flip, ..]): Amendment) -> [u8; 2] {
+        [arriving, arriving ^ flip]
+    }
+
+    #[inline(always)]
+    fn suits(packet: &Packet<Self>, Amendment([arriving, ..]): Amendment) -> bool {
+        packet.dscp() == arriving
+    }
+
     /// The addresses themselves.
     #[inline(always)]
     fn identity(_hasher: &Hasher, addresses: u64) -> u64 {
@@ -200,9 +239,11 @@ impl Ip for V4 {
         let [tos] = field(header, 1);
         let [hops] = field(header, 8);
         let check = u16::from_ne_bytes(field(header, 10));
-        put(header, 1, [tos ^ amendment.flip()]);
+        let Amendment([_, flip, lower, upper]) = amendment;
+        let delta = Sum(u16::from_ne_bytes([lower, upper]));
+        put(header, 1, [tos ^ flip]);
         put(header, 8, [hops.wrapping_sub(1)]);
-        put(header, 10, amendment.delta().amend(check).to_ne_bytes());
+        put(header, 10, delta.amend(check).to_ne_bytes());
         if let Some(addresses) = addresses {
             put(header, 12, addresses.to_ne_bytes());
         }
@@ -213,14 +254,13 @@ impl Ip for V4 {
 /// The fields of a header, without the ports.
 #[inline(always)]
 fn v4_fields(bytes: &[u8; V4_LEN + BEHIND], protocol: Protocol) -> Packet<V4> {
-    let [tos] = field(bytes, 1);
     let [hops] = field(bytes, 8);
     Packet {
         addresses: u64::from_ne_bytes(field(bytes, 12)),
         ports: 0,
         second: u32::from_ne_bytes(field(bytes, V4_LEN + 4)),
         protocol,
-        tos,
+        start: u16::from_ne_bytes(field(bytes, 0)),
         hops,
         total_len: u32::from(u16::from_be_bytes(field(bytes, 2))),
     }
@@ -347,6 +387,30 @@ impl Ip for V6 {
         true
     }
 
+    #[inline(always)]
+    fn tos(start: u16) -> u8 {
+        // Behind the four bits of the version.
+        (u16::from_be(start) >> 4) as u8
+    }
+
+    /// There is no checksum.
+    fn amendment(_addresses: Sum, arriving: u8, leaving: u8) -> Amendment {
+        let [a, b] = v6_start(arriving);
+        let [c, d] = v6_start(arriving ^ leaving);
+        Amendment([a, b, c, d])
+    }
+
+    fn dscps(Amendment([a, b, c, d]): Amendment) -> [u8; 2] {
+        let arriving = Self::tos(u16::from_ne_bytes([a, b]));
+        [arriving, arriving ^ Self::tos(u16::from_ne_bytes([c, d]))]
+    }
+
+    #[inline(always)]
+    fn suits(packet: &Packet<Self>, Amendment([a, b, ..]): Amendment) -> bool {
+        let mask = u16::from_ne_bytes(v6_start(DSCP_MASK));
+        packet.start & mask == u16::from_ne_bytes([a, b])
+    }
+
     /// A keyed digest. Two pairs of addresses can have the same one, so whoever finds a flow by it has to
     /// compare the addresses as well.
     #[inline(always)]
@@ -368,8 +432,8 @@ impl Ip for V6 {
         addresses: Option<Pair>,
     ) -> Option<&mut [u8]> {
         let (header, behind) = linear.split_first_chunk_mut::<V6_LEN>()?;
-        // The traffic class is behind the four bits of the version.
-        let flip = (u16::from(amendment.flip()) << 4).to_be();
+        let Amendment([.., c, d]) = amendment;
+        let flip = u16::from_ne_bytes([c, d]);
         let start = u16::from_ne_bytes(field(header, 0));
         let [hops] = field(header, 7);
         put(header, 0, (start ^ flip).to_ne_bytes());
@@ -387,7 +451,6 @@ impl Ip for V6 {
 /// The fields of a header, without the ports.
 #[inline(always)]
 fn v6_fields(bytes: &[u8; V6_LEN + BEHIND], protocol: Protocol) -> Packet<V6> {
-    let start = u16::from_be_bytes(field(bytes, 0));
     let [hops] = field(bytes, 7);
     let payload_len = u32::from(u16::from_be_bytes(field(bytes, 4)));
     let word = |at| u64::from_ne_bytes(field(bytes, at));
@@ -396,11 +459,16 @@ fn v6_fields(bytes: &[u8; V6_LEN + BEHIND], protocol: Protocol) -> Packet<V6> {
         ports: 0,
         second: u32::from_ne_bytes(field(bytes, V6_LEN + 4)),
         protocol,
-        // Behind the four bits of the version.
-        tos: (start >> 4) as u8,
+        start: u16::from_ne_bytes(field(bytes, 0)),
         hops,
         total_len: payload_len + V6_LEN as u32,
     }
+}
+
+/// The two bytes that a header begins with, without version and flow label.
+#[inline(always)]
+const fn v6_start(class: u8) -> [u8; 2] {
+    [class >> 4, class << 4]
 }
 
 /// What to do with a packet of which fewer than 48 bytes are in one piece.

@@ -59,8 +59,8 @@ pub struct Packet<I: Ip> {
     pub second: u32,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Type of service or traffic class: DSCP in the upper six bits, ECN in the lower two.
-    pub tos: u8,
+    /// The first two bytes of the header, as they lie: see [`Ip::tos`].
+    pub start: u16,
     /// Time to live, or hop limit.
     pub hops: u8,
     /// The length that the header claims, in bytes, header included.
@@ -85,8 +85,8 @@ impl<I: Ip> Packet<I> {
 
     /// DSCP: the upper six bits of the type of service, in their place.
     #[inline]
-    pub const fn dscp(&self) -> u8 {
-        self.tos & DSCP_MASK
+    pub fn dscp(&self) -> u8 {
+        I::tos(self.start) & DSCP_MASK
     }
 
     /// Whether anything is behind the packet in its frame, of which `frame_len` bytes are left from the IP header on:
@@ -181,7 +181,7 @@ mod tests {
                 packet.protocol,
                 packet.hops,
                 packet.total_len,
-                packet.tos,
+                V6::tos(packet.start),
                 packet.dscp()
             ),
             (Protocol::Udp, 64, 58, 0xb9, 0xb8)

@@ -28,47 +28,23 @@ pub struct Translation {
 /// the slow path gives one. It holds for packets that arrive with a certain DSCP, so what it does to the header's
 /// checksum is always the same.
 ///
-/// In one word, so that all of it changes at once.
+/// In four bytes, which can be changed at once: of IPv4 the DSCP that packets have to arrive with, the bits of the type
+/// of service that change, and the difference that all changes to the header, those of its addresses as well, make to
+/// the sum over it; of IPv6 that DSCP, and the bits that change, in their place in the first two bytes of a header. See
+/// [`Ip::amendment`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Amendment(u32);
+pub struct Amendment(pub(super) [u8; 4]);
 
 impl Amendment {
-    const FLIP_SHIFT: u32 = 8;
-    const DELTA_SHIFT: u32 = 16;
-
-    /// The DSCP that packets have to arrive with, in its place in the type of service.
-    #[inline(always)]
-    pub const fn dscp_in(self) -> u8 {
-        self.0 as u8
-    }
-
-    /// The DSCP that they leave with, in its place in the type of service.
-    #[inline(always)]
-    pub const fn dscp_out(self) -> u8 {
-        self.dscp_in() ^ self.flip()
-    }
-
-    /// The bits of the type of service, or traffic class, that change.
-    #[inline(always)]
-    pub const fn flip(self) -> u8 {
-        (self.0 >> Self::FLIP_SHIFT) as u8
-    }
-
-    /// The difference that all changes to an IPv4 header, those of its addresses as well, make to the sum over it.
-    #[inline(always)]
-    pub const fn delta(self) -> Sum {
-        Sum((self.0 >> Self::DELTA_SHIFT) as u16)
-    }
-
-    /// The word.
+    /// As a word.
     pub const fn pack(self) -> u32 {
-        self.0
+        u32::from_ne_bytes(self.0)
     }
 
     /// From what [`Amendment::pack`] gave.
     #[inline(always)]
     pub const fn unpack(word: u32) -> Self {
-        Self(word)
+        Self(word.to_ne_bytes())
     }
 }
 
@@ -96,18 +72,11 @@ impl Translation {
 
     /// What becomes of the rest of the IP header of packets that arrive with one DSCP and leave with another one.
     /// Both are in their place in the type of service.
-    pub const fn amendment(&self, dscp_in: u8, dscp_out: u8) -> Amendment {
-        let (dscp_in, dscp_out) = (dscp_in & DSCP_MASK, dscp_out & DSCP_MASK);
-        // One hop less takes 0x0100 off the word that holds the time to live, so its complement is
-        // what has to be added (RFC 1141).
-        let hop = Sum(u16::from_ne_bytes([0xfe, 0xff]));
-        let old = Sum(u16::from_ne_bytes([0, dscp_in]));
-        let dscp = old.delta_to(Sum(u16::from_ne_bytes([0, dscp_out])));
-        let delta = self.address_delta.plus(hop).plus(dscp);
-        Amendment(
-            dscp_in as u32
-                | ((dscp_in ^ dscp_out) as u32) << Amendment::FLIP_SHIFT
-                | (delta.0 as u32) << Amendment::DELTA_SHIFT,
+    pub fn amendment<I: Ip>(&self, dscp_in: u8, dscp_out: u8) -> Amendment {
+        I::amendment(
+            self.address_delta,
+            dscp_in & DSCP_MASK,
+            dscp_out & DSCP_MASK,
         )
     }
 
@@ -233,11 +202,9 @@ mod tests {
     ) -> bool {
         let packet = Packet::<I>::read(original).unwrap();
         let translation = Translation::new::<I>((packet.addresses, packet.ports), to);
-        let amendment = translation.amendment(packet.dscp(), dscp);
-        assert_eq!(
-            (amendment.dscp_in(), amendment.dscp_out()),
-            (packet.dscp(), dscp)
-        );
+        let amendment = translation.amendment::<I>(packet.dscp(), dscp);
+        assert_eq!(I::dscps(amendment), [packet.dscp(), dscp]);
+        assert!(I::suits(&packet, amendment));
         let addresses = (to.0 != packet.addresses).then_some(to.0);
         translation.apply(&packet, addresses, amendment, checksum, bytes)
     }

@@ -167,7 +167,7 @@ fn rewrite(criterion: &mut Criterion) {
         0x3500_2928,
     );
     let translation = Translation::new::<V4>((packet.addresses, packet.ports), to);
-    let amendment = translation.amendment(0, 0);
+    let amendment = translation.amendment::<V4>(0, 0);
     group.bench_function("ipv4", |bencher| {
         bencher.iter(|| {
             let linear = black_box(&mut four[..]);
@@ -178,7 +178,7 @@ fn rewrite(criterion: &mut Criterion) {
     let packet = read::<V6>(&six);
     let to = (Pair([1, 2, 3, 4]), 0x3500_2928);
     let translation = Translation::new::<V6>((packet.addresses, packet.ports), to);
-    let amendment = translation.amendment(0, 0);
+    let amendment = translation.amendment::<V6>(0, 0);
     group.bench_function("ipv6", |bencher| {
         bencher.iter(|| {
             let linear = black_box(&mut six[..]);
