@@ -67,12 +67,14 @@ impl<I: Ip> Arrived<I> for Skb {
     }
 }
 
-/// A packet of which there is nothing that speaks against forwarding it, as it is with most: it is for us, neither
-/// decrypted nor marked nor [peculiar](Skb::is_peculiar), and comes without a socket or route.
+/// A packet of which there is nothing that speaks against forwarding it as it is, as it is with most: it is for us,
+/// nobody else has its data, it is neither decrypted nor marked nor [peculiar](Skb::is_peculiar), and comes without a
+/// socket or route.
 ///
 /// # Invariants
 ///
-/// It is in one piece, of at least [`Ordinary::LEAST`] bytes, and has neither a socket nor a route.
+/// It is in one piece, of at least [`Ordinary::LEAST`] bytes, which nobody else has, and has neither a socket nor a
+/// route.
 pub struct Ordinary<I: Ip>(Skb, PhantomData<I>);
 
 impl<I: Ip> Ordinary<I> {
@@ -95,9 +97,10 @@ impl<I: Ip> Ordinary<I> {
         let against = packet.flags() & Skb::flags_of(any_for_others)
             | u64::from(packet.mark())
             | u64::from(skb.data_len)
-            | packet.held_or_tracked();
-        let is_ordinary = against == 0 && !packet.has_secpath() && packet.is_bare();
-        match is_ordinary && skb.len >= Self::LEAST {
+            | packet.held_or_tracked()
+            | packet.owned_or_routed()
+            | packet.cloned_or_decrypted();
+        match against == 0 && skb.len >= Self::LEAST {
             // INVARIANT: As has been looked at.
             true => Ok(Self(packet, PhantomData)),
             false => Err(packet),
@@ -111,10 +114,7 @@ impl<I: Ip> Ordinary<I> {
     /// The packet as it was, if it takes a copy.
     #[inline(always)]
     pub fn writable(self, len: u32) -> Result<Writable<true>, Self> {
-        if self.0.raw().cloned() != 0
-            || self.0.headroom() < CACHED_HEADER
-            || Arrived::size(&self) < len
-        {
+        if self.0.headroom() < CACHED_HEADER || Arrived::size(&self) < len {
             return Err(self);
         }
         // INVARIANT: As has been looked at, and by its own invariant.
@@ -161,7 +161,7 @@ impl<I: Ip> Arrived<I> for Ordinary<I> {
         // With such a one there is more to be done, or to be asked for (`pskb_trim_rcsum_slow`).
         let has_sum = self.0.has_sum();
         let skb = self.0.raw_mut();
-        if size < len || len < Self::LEAST || has_sum || skb.cloned() != 0 {
+        if size < len || len < Self::LEAST || has_sum {
             return Err(NoMemory);
         }
         // As `__skb_set_length` does.

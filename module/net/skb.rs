@@ -3,6 +3,7 @@
 //! Socket buffers: packets.
 
 use core::marker::PhantomData;
+use core::mem::offset_of;
 use core::mem::ManuallyDrop;
 use core::num::NonZeroU16;
 use core::ops::Deref;
@@ -478,10 +479,34 @@ impl Skb {
 
     /// Whether it has come without a socket and without a metadata route.
     #[inline(always)]
-    pub(super) fn is_bare(&self) -> bool {
+    fn is_bare(&self) -> bool {
+        self.owned_or_routed() == 0
+    }
+
+    /// Not zero if it has come with a socket, or with a metadata route.
+    #[inline(always)]
+    pub(super) fn owned_or_routed(&self) -> u64 {
         // SAFETY: A union whose other members are for other layers.
         let fields = unsafe { &self.raw().__bindgen_anon_3.__bindgen_anon_1 };
-        fields._skb_refdst == 0 && fields.destructor.is_none()
+        fields._skb_refdst as u64
+            | fields
+                .destructor
+                .map_or(0, |destructor| destructor as usize as u64)
+    }
+
+    /// Not zero if someone else has its data, too, or it came out of an IPsec transform. Both are asked at once, since
+    /// one lies behind the other.
+    #[inline(always)]
+    pub(super) fn cloned_or_decrypted(&self) -> u64 {
+        const FLAGS: usize = offset_of!(bindings::sk_buff, __cloned_offset);
+        const { assert!(offset_of!(bindings::sk_buff, active_extensions) == FLAGS + 1) };
+        const MASK: [u8; 2] = [
+            bindings::FT_CLONED_MASK as u8,
+            1 << bindings::skb_ext_id_SKB_EXT_SEC_PATH,
+        ];
+        // SAFETY: Both bytes are the packet's, and plain data.
+        let found = unsafe { self.as_ptr().byte_add(FLAGS).cast::<[u8; 2]>().read() };
+        u64::from(u16::from_ne_bytes(found) & u16::from_ne_bytes(MASK))
     }
 
     #[inline(always)]
