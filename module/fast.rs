@@ -305,7 +305,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
             check_route::<I>(instance, flow, next_hop)?;
             let mtu = match flow.lasting_mtu() {
                 Some(mtu) => mtu,
-                // Nothing fits.
+                // Nothing fits; nor is the next hop known to be one of the packet's version of IP.
                 None if A::IS_ORDINARY => 0,
                 None => flow.route.mtu(I::FAMILY),
             };

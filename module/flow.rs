@@ -28,6 +28,8 @@ use crate::net::conntrack::Direction;
 use crate::net::conntrack::Tracked;
 use crate::net::namespace::Net;
 use crate::net::neighbour::Neighbour;
+#[cfg(doc)]
+use crate::net::neighbour::NextHop;
 use crate::net::route::routes_of_bundles;
 use crate::net::route::Route;
 use crate::net::route::Routed;
@@ -56,7 +58,7 @@ pub struct Flow {
     pub route: Route,
     /// The generation of the routes that it was last looked up in: see [`Flow::routes`].
     looked_up: AtomicU32,
-    /// Largest packet that the route takes, unless it leads to a transform; 0 if it has to be asked each time.
+    /// Largest packet that the route takes; 0 if more has to be asked than that: see [`Flow::lasting_mtu`].
     mtu: AtomicU32,
     /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
     pub neighbour: Option<Neighbour>,
@@ -274,8 +276,9 @@ impl Flow {
         self.stamp.store(word, Relaxed);
     }
 
-    /// Largest packet that the route takes, unless it leads to a transform, in bytes. `None` if the route has to be
-    /// [asked](Route::mtu) each time.
+    /// Largest packet that the route takes, in bytes. `None` if the route has to be [asked](Route::mtu) each time, if it
+    /// leads to a transform, or if the next hop is no neighbour [by](NextHop::is_of) the packets' version of IP; such a
+    /// flow's packets are not ordinary.
     #[inline(always)]
     pub fn lasting_mtu(&self) -> Option<u32> {
         match self.mtu.load(Relaxed) {
@@ -284,8 +287,10 @@ impl Flow {
         }
     }
 
-    /// Changes it.
-    pub fn set_mtu(&self, mtu: Option<u32>) {
+    /// Changes it, to what is to be had of the route.
+    pub fn set_mtu<I: Ip>(&self, mtu: Option<u32>) {
+        let is_plain = |neighbour: &Neighbour| neighbour.next_hop().is_of::<I>();
+        let mtu = mtu.filter(|_| self.neighbour.as_ref().is_some_and(is_plain));
         self.mtu.store(mtu.unwrap_or(0), Relaxed);
     }
 

@@ -339,7 +339,7 @@ impl<I: Carried> Seen<'_, I> {
             return;
         }
         flow.set_dscp::<I>(dscp, self.header.dscp);
-        flow.set_mtu(route.lasting_mtu());
+        flow.set_mtu::<I>(route.lasting_mtu());
         flow.set_stamp(self.packet.stamp());
         let left = self.connection.left();
         flow.fresh

@@ -90,6 +90,15 @@ impl<'a> NextHop<'a> {
         self.device
     }
 
+    /// Whether it is a neighbour by a version of IP: IPv4 can have gateways that are neighbours by IPv6. It never
+    /// changes.
+    #[inline(always)]
+    pub fn is_of<I: Ip>(self) -> bool {
+        // SAFETY: By the invariant; a neighbour belongs to its table all its life.
+        let protocol = unsafe { (*(*self.as_ptr()).tbl).protocol };
+        protocol == ethertype::<I>().to_be()
+    }
+
     /// Whether packets may be sent to the address that is known. That is so in all states but those in
     /// which there is none; a stale one is probed by the packets that take the slow path.
     #[inline(always)]
@@ -99,11 +108,11 @@ impl<'a> NextHop<'a> {
         u32::from(state) & bindings::NUD_VALID != 0
     }
 
-    /// The link-layer header for packets of a version of IP to it, as the kernel caches it. `None` if the
-    /// device has no such header, if it is not that of Ethernet, not known yet, or just changing; and if it is
-    /// one for packets of the other version, whose next hop the neighbour is in the first place.
+    /// The link-layer header for packets to it, as the kernel caches it: for those of the version of IP that it is a
+    /// [neighbour](NextHop::is_of) by. `None` if the device has no such header, if it is not that of Ethernet, not known
+    /// yet, or just changing.
     #[inline(always)]
-    pub fn header<I: Ip>(self) -> Option<Header> {
+    pub fn header(self) -> Option<Header> {
         // SAFETY: By the invariant; pointers to fields, not dereferenced here.
         let (sequence, len, data) = unsafe {
             let cache = addr_of!((*self.as_ptr()).hh);
@@ -118,13 +127,10 @@ impl<'a> NextHop<'a> {
         fence(Ordering::Acquire);
         // SAFETY: As above; the header is in an array of words. A torn read is found out by the sequence and
         // not used.
-        let (len, words, last) = unsafe {
+        let (len, words) = unsafe {
             (
                 len.read_volatile(),
                 [data.read_volatile(), data.add(1).read_volatile()],
-                data.byte_add(CACHED_HEADER - size_of::<u16>())
-                    .cast::<u16>()
-                    .read_volatile(),
             )
         };
         fence(Ordering::Acquire);
@@ -133,8 +139,7 @@ impl<'a> NextHop<'a> {
         // Whoever finds it just being written, when the sequence is odd, has the neighbour make the header, under
         // its lock.
         let is_whole = before & !1 == after;
-        let is_usable = len as usize == HEADER && last == ethertype::<I>().to_be();
-        (is_usable && is_whole).then_some(words)
+        (len as usize == HEADER && is_whole).then_some(words)
     }
 
     /// The same on a VLAN, for which the kernel caches none: what `neigh_connected_output` (net/core/neighbour.c)

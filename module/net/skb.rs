@@ -654,12 +654,17 @@ impl<const BARE: bool> Writable<BARE> {
     }
 
     /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
-    /// devices that ask for it.
+    /// devices that ask for it. If it is `BARE`, it has to be a neighbour [by](NextHop::is_of) the packet's version of IP.
     #[inline(always)]
     pub fn send<I: Ip>(self, stamp: Stamp, route: &Route, neighbour: NextHop<'_>) -> Sent {
         let mut skb = self.skb;
         skb.become_outgoing::<I, BARE>(stamp, route);
-        match neighbour.header::<I>() {
+        // Of packets that are not bare it is asked each time, as they are not spared much else either.
+        let header = match BARE || neighbour.is_of::<I>() {
+            true => neighbour.header(),
+            false => None,
+        };
+        match header {
             Some(header) => skb.send_with(header, neighbour.device()),
             None => skb.send_without_cache::<I>(neighbour),
         }
