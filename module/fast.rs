@@ -159,7 +159,7 @@ fn go<I: Carried, A: Taken<I>>(port: &Port, read: Read<'_>, packet: Packet<I>, s
         Ok(flow) => flow,
         Err(hash) => return of_no_flow(port, hash, packet.dscp(), skb.into()),
     };
-    if A::IS_ORDINARY && flow.is_transformed {
+    if A::IS_ORDINARY && flow.transforms.are_shown() {
         return go_through_ipsec::<I>(port, read, flow, packet.protocol, skb.into());
     }
     go_with::<I, A>(port, read, flow, packet.protocol, skb)

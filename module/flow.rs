@@ -19,6 +19,7 @@ use crate::engine::key::Key;
 use crate::engine::rewrite::Amendment;
 use crate::engine::rewrite::Translation;
 use crate::engine::tick::Tick;
+use crate::engine::transforms::Transforms;
 use crate::engine::transport::Protocol;
 use crate::engine::validity::Routes;
 use crate::engine::validity::Validity;
@@ -75,8 +76,8 @@ pub struct Flow {
     pub scale: u8,
     /// Whether conntrack counts its packets and bytes.
     pub is_counted: bool,
-    /// Whether IPsec decrypts its packets before they arrive, or encrypts them before they leave.
-    pub is_transformed: bool,
+    /// What IPsec does to its packets.
+    pub transforms: Transforms,
     /// When the last packet came, to within a second.
     seen: AtomicU32,
     /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
@@ -120,6 +121,8 @@ pub struct Seed {
     pub neighbour: Option<Neighbour>,
     #[allow(missing_docs)]
     pub secpath: Option<Secpath>,
+    /// What the devices that its packets arrive on and leave by do of that.
+    pub by_devices: Transforms,
     /// What is known about the connection's sequence space, and the sender's window scale.
     pub window: (Window, u8),
     /// Validity to begin with.
@@ -204,7 +207,8 @@ impl Flow {
             connection: seed.connection,
             route: seed.route,
             looked_up: AtomicU32::new(0),
-            is_transformed: seed.secpath.is_some() || seed.neighbour.is_none(),
+            transforms: Transforms::shown(seed.secpath.is_some(), seed.neighbour.is_none())
+                .and(seed.by_devices),
             neighbour: seed.neighbour,
             stamp: AtomicU64::new(0),
             validity: seed.validity,

@@ -444,7 +444,7 @@ impl Instance {
         if let Some(prepared) = prepared {
             self.switch_on(prepared);
         } else if excludes && control.config.ipsec != config.ipsec {
-            self.drop_flows(|flow| flow.is_transformed.then_some(GoneReason::Ipsec));
+            self.drop_flows(|flow| flow.transforms.are_any().then_some(GoneReason::Ipsec));
         } else {
             synchronize();
         }

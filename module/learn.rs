@@ -26,6 +26,7 @@ use crate::engine::learning::Sight;
 use crate::engine::packet::Packet;
 use crate::engine::reason::GoneReason;
 use crate::engine::reason::SlowReason;
+use crate::engine::transforms::Transforms;
 use crate::engine::transport::Protocol;
 use crate::engine::validity::Validity;
 use crate::engine::window::Known;
@@ -158,9 +159,15 @@ fn glance(
         let usable = route.is_some_and(PacketRoute::is_bundle) || !is_transformed;
         usable && Secpath::of(packet).is_none_or(|secpath| secpath.ends_in_tunnel())
     };
+    let shows_ipsec = packet.has_secpath() || is_transformed;
     let sight = Sight {
-        ipsec: (packet.has_secpath() || is_transformed)
-            && !(instance.settings.accelerates_ipsec() && can_be_repeated()),
+        ipsec: match instance.settings.accelerates_ipsec() {
+            true => shows_ipsec && !can_be_repeated(),
+            // What a device encrypts does not show it yet, and what a VTI has decrypted does not show it any more.
+            false => {
+                shows_ipsec || packet.comes_from_ipsec_device() || packet.goes_to_ipsec_device()
+            }
+        },
         reassembled: packet.is_reassembled(),
         options: header.has_options,
         connection,
@@ -398,6 +405,10 @@ impl<I: Carried> Seen<'_, I> {
             route: held,
             neighbour,
             secpath: Secpath::of(&self.packet),
+            by_devices: Transforms::by_devices(
+                self.packet.comes_from_ipsec_device(),
+                self.packet.goes_to_ipsec_device(),
+            ),
             window,
             validity: old.map_or(Validity::new(now), |old| old.validity.succeeding(now)),
             cpu: percpu::this_cpu(),

@@ -15,7 +15,6 @@ use crate::engine::validity::Check;
 use crate::engine::wire::command;
 use crate::engine::wire::flow as attribute;
 use crate::engine::wire::flow_state;
-use crate::engine::wire::transform;
 use crate::flow::Flow;
 use crate::instance::Instance;
 use crate::net::conntrack::Direction;
@@ -120,15 +119,8 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
         attribute::MTU,
         mtu.unwrap_or_else(|| flow.route.mtu(flow.key.family())),
     )?;
-    let mut transforms = 0;
-    if flow.secpath.is_some() {
-        transforms |= transform::DECRYPTED;
-    }
-    if flow.neighbour.is_none() {
-        transforms |= transform::ENCRYPTED;
-    }
-    if transforms != 0 {
-        message.u32(attribute::IPSEC, transforms)?;
+    if flow.transforms.are_any() {
+        message.u32(attribute::IPSEC, flow.transforms.listed())?;
     }
     Ok(())
 }

@@ -38,6 +38,7 @@
 #include <net/netfilter/nf_conntrack_timeout.h>
 #include <net/netfilter/nf_conntrack_tuple.h>
 #include <net/route.h>
+#include <net/rtnetlink.h>
 #include <net/sch_generic.h>
 #include <net/xfrm.h>
 

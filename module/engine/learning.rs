@@ -9,8 +9,8 @@ use super::reason::SlowReason;
 /// What is seen of a forwarded packet in POSTROUTING at first sight.
 #[derive(Clone, Copy, Debug)]
 pub struct Sight {
-    /// The route has a transform or queues for one, or the packet has a secpath; and such packets stay
-    /// slow.
+    /// The route has a transform or queues for one, the packet has a secpath, or one of its devices is one of IPsec; and
+    /// such packets stay slow.
     pub ipsec: bool,
     /// It was reassembled from fragments.
     pub reassembled: bool,

@@ -16,6 +16,7 @@
 //! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
 //! * [`learning`] decides whether a packet that left the slow path may become a flow, [`doorkeeper`] whether it
 //!   is worth while, and [`arrivals`] tells whether that packet confirms it at once;
+//! * [`transforms`] says what IPsec does to its packets;
 //! * [`ageing`] decides how long a flow is kept;
 //! * [`reason`] names every way out of the fast path, [`config`] what an administrator can set,
 //!   [`wire`] both and all else for user space.
@@ -35,6 +36,7 @@ pub mod rewrite;
 #[cfg(test)]
 pub mod samples;
 pub mod tick;
+pub mod transforms;
 pub mod transport;
 pub mod validity;
 pub mod window;

@@ -51,7 +51,7 @@ named! {
         TcpFlags = "tcp-flags",
         /// The connection carries the excluded mark.
         Marked = "marked",
-        /// The route has a transform, or the packet was decrypted.
+        /// The route has a transform, the packet was decrypted, or a device of IPsec has it.
         Ipsec = "ipsec",
         /// Decrypted packet for a flow learned in clear, or the other way round.
         SecpathMismatch = "secpath-mismatch",

@@ -90,6 +90,24 @@ impl Device {
             && self.private_flags() & bindings::netdev_priv_flags_IFF_NO_QUEUE != 0
     }
 
+    /// Whether IPsec encrypts what it is given to send, and has decrypted what it receives: whether it is an xfrm
+    /// interface or a VTI, also the one that each namespace has of these from the beginning. Others may be such that
+    /// packets meet IPsec further on, but then that is about other packets, which theirs are in.
+    pub(super) fn is_of_ipsec(&self) -> bool {
+        // SAFETY: The device is valid, and what kind it is of is said before it is registered, with a name. It goes
+        // with the kind's module, which has its devices removed before, and waits until nobody has one any more
+        // (`rtnl_link_unregister`).
+        let kind = unsafe {
+            let operations = addr_of!((*self.0.get()).rtnl_link_ops).read_volatile();
+            if operations.is_null() {
+                return false;
+            }
+            CStr::from_char_ptr((*operations).kind)
+        };
+        // net/xfrm/xfrm_interface_core.c, net/ipv4/ip_vti.c, net/ipv6/ip6_vti.c.
+        matches!(kind.to_bytes(), b"xfrm" | b"vti" | b"vti6")
+    }
+
     /// Whether it wants nothing of a packet's route.
     #[inline(always)]
     pub(super) fn wants_no_route(&self) -> bool {

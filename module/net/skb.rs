@@ -827,6 +827,28 @@ impl<'a> Forwarded<'a> {
         index as u32
     }
 
+    /// Whether the device that it arrived on is one whose packets IPsec has decrypted.
+    pub fn comes_from_ipsec_device(&self) -> bool {
+        let from = self.from();
+        // SAFETY: Netfilter passes valid devices, or null.
+        let device = unsafe { Device::from_raw(self.state.in_) };
+        let device = match device {
+            Some(device) if device.index() == from => Some(device),
+            // On a VRF: see `from`.
+            // SAFETY: Hooks run in a read side, in which a device that is found stays; the namespace is the hook's.
+            _ => unsafe {
+                Device::from_raw(bindings::dev_get_by_index_rcu(self.state.net, from as i32))
+            },
+        };
+        device.is_some_and(Device::is_of_ipsec)
+    }
+
+    /// Whether the device that it leaves by is one whose packets IPsec encrypts.
+    pub fn goes_to_ipsec_device(&self) -> bool {
+        // SAFETY: Netfilter passes valid devices, or null.
+        unsafe { Device::from_raw(self.state.out) }.is_some_and(Device::is_of_ipsec)
+    }
+
     /// Whether it is put together from fragments.
     pub fn is_reassembled(&self) -> bool {
         let largest = match self.family {

@@ -83,8 +83,7 @@ class Exclude(Slow):
     ipsec = "exclude"
 
     def begin(self):
-        self.fast = {"exclude": 1 if self.site.kind == "interface" else 0,
-                     "accelerate": 1 if self.site.kind == "transport" else 2}[self.ipsec]
+        self.fast = {"exclude": 0, "accelerate": 1 if self.site.kind == "transport" else 2}[self.ipsec]
         # No packet is a sample while something is injected.
         self.control.enable(ipsec=self.ipsec, sample_interval=60_000)
 

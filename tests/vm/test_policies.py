@@ -282,32 +282,6 @@ def test_each_namespace_has_its_own_mode(make_site):
             fast(site, site.talk, ways_of(mode))
 
 
-KEPT_SLOW = """
-table inet keep_slow {
-    chain prerouting {
-        type filter hook prerouting priority mangle;
-        iifname "vti0" ct mark set ct mark or 0x08000000
-    }
-    chain forward {
-        type filter hook forward priority mangle;
-        oifname "vti0" ct mark set ct mark or 0x08000000
-    }
-}
-"""
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_connections_of_a_vti_are_kept_slow_by_rules(make_site, family):
-    """As README says."""
-    site = make_site(family, kind="vti", conversing=False)
-    conversation = site.datagrams()
-    fasttrack(site, "enable")
-    fast(site, conversation, 2)
-    site.a.gateway.nft(KEPT_SLOW)
-    conversation.exchange(5)
-    fast(site, conversation, 0)
-
-
 SOURCE_NAT = """
 table inet nat {{
     chain postrouting {{
@@ -327,10 +301,7 @@ def nat(site, match, to):
 def test_source_nat_into_a_policy(make_site, family, mode):
     """The flow's route has no transform until source NAT gives it an address that a policy is for."""
     site = make_site(family, conversing=False)
-    other = {"ipv4": "172.16.0.2", "ipv6": "fd77::2"}[family]
-    single = site.words["single"]
-    site.a.host.ip("addr", "add", f"{other}/{single}", "dev", "eth0")
-    site.a.gateway.ip("route", "add", f"{other}/{single}", "dev", "lan0")
+    other = unprotected(site)
     nat(site, f"{site.words['table']} saddr {other}", site.words["gateway"].format(1))
     site.control.enable(ipsec=mode)
     wires = site.wires()
@@ -365,6 +336,16 @@ def test_source_nat_out_of_a_policy(make_site, family, mode):
     after = site.control.stats() - before
     assert after.packets[0] == 0
     assert not in_clear(seen(wires))
+
+
+def unprotected(site):
+    """Another address of A's LAN host, which no policy is for, and which is reached from everywhere."""
+    address = {"ipv4": "172.16.0.2", "ipv6": "fd77::2"}[site.family]
+    single = f"{address}/{site.words['single']}"
+    site.a.host.ip("addr", "add", single, "dev", "eth0")
+    site.a.gateway.ip("route", "add", single, "dev", "lan0")
+    site.b.gateway.ip("route", "add", single, "via", site.a.wan)
+    return address
 
 
 def marks(site):
@@ -465,12 +446,14 @@ def test_a_rule_keeps_one_tunnelled_connection_slow(make_site):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_back_to_exclude_under_way(make_site, family):
-    """When the command has returned no tunnelled flow is left, and none comes back; plain ones stay."""
-    site = make_site(family)
+@pytest.mark.parametrize("kind", ["policy", "interface", "vti"])
+def test_back_to_exclude_under_way(make_site, kind, family):
+    """When the command has returned no tunnelled flow is left, and none comes back; plain ones stay. No rules are
+    there."""
+    site = make_site(family, kind=kind)
     site.control.enable(ipsec="accelerate")
-    # No policy is about B itself.
-    plain = site.until_closed(Datagrams(site.a.host, site.b.gateway, site.b.wan, 9000, listen=(site.b.wan, 9000)))
+    plain = site.until_closed(Datagrams(site.a.host, site.b.gateway, site.b.wan, 9000, source=(unprotected(site), 0),
+                                        listen=(site.b.wan, 9000)))
     others = [site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, port))
               for port in range(7001, 7006)]
     for _ in range(3):
@@ -490,5 +473,6 @@ def test_back_to_exclude_under_way(make_site, family):
         assert len(left) == 2, left
         site.conversation.goes_on()
         after = site.control.stats() - before
-        assert after.fast == 0, after.packets
+        assert after.fast == 0 and after.slow["marked"] == 0, (after.packets, after.reasons())
+        assert {flow["id"] for flow in site.control.flows()} == {flow["id"] for flow in left}
         site.control.set(ipsec="accelerate")

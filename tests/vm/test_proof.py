@@ -146,10 +146,8 @@ CHANGES = [another_policy, policy_gone, policy_replaced, policies_reordered, pol
            states_expire, route_moved, masquerade_added, module_reloaded, rules_flushed, mode_changed]
 
 
-# Of a VTI nothing is to be seen in a packet, neither before it nor behind it; so what becomes of IPsec makes no
-# difference to it.
-WAYS = [(kind, family, mode) for kind in KINDS for family in FAMILIES for mode in MODES]
-WAYS += [("vti", family, "exclude") for family in FAMILIES]
+# Of a VTI nothing is to be seen in a packet, neither before it nor behind it.
+WAYS = [(kind, family, mode) for kind in [*KINDS, "vti"] for family in FAMILIES for mode in MODES]
 
 
 #: What the tables say.
@@ -158,8 +156,6 @@ CLEAR = "in clear of all packets seen on the WAN while this changed, mode {mode}
 
 def fast_ways(kind, mode):
     """Directions of the conversation that are fast."""
-    if kind == "vti":
-        return 2
     # What was decrypted in transport mode does not pass a device again.
     return {"exclude": 0, "accelerate": 1 if kind == "transport" else 2}[mode]
 

@@ -234,7 +234,7 @@ enumeration! {
     /// What IPsec does to the packets of a flow: positions of bits.
     Transform "transform" {
         DECRYPTED = 0 "decrypted" "They have been decrypted when they arrive.",
-        ENCRYPTED = 1 "encrypted" "They are encrypted before they leave.",
+        ENCRYPTED = 1 "encrypted" "They are encrypted before they leave, or by the device that they leave by.",
     }
 }
 
@@ -251,7 +251,7 @@ enumeration! {
         TCP_STATE = 7 "tcp-state" "The TCP connection is not in its established state.",
         TCP_FLAGS = 8 "tcp-flags" "A SYN, FIN or RST, or a segment outside of the window, which conntrack has to see.",
         MARKED = 9 "marked" "The connection carries the excluded conntrack mark.",
-        IPSEC = 10 "ipsec" "The route has an IPsec transform, or the packet was decrypted; and IPsec is excluded, or this kind of it can't be fast.",
+        IPSEC = 10 "ipsec" "The route has an IPsec transform, the packet was decrypted, or an xfrm or vti device has it; and IPsec is excluded, or this kind of it can't be fast.",
         SECPATH_MISMATCH = 11 "secpath-mismatch" "The packet was decrypted and the flow was learned in clear, or the other way round; or it was decrypted by other IPsec states.",
         FRAGMENT = 12 "fragment" "An IP fragment.",
         IP_OPTIONS = 13 "ip-options" "The IP header has options, or extension headers behind it.",
