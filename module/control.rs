@@ -267,6 +267,10 @@ impl Action for FlowFlush {
         let attribute = request.attribute(flow_attribute::ID);
         let wanted = attribute.map(|attribute| attribute.u64());
         let mut found = false;
+        if wanted.is_none() {
+            let guard = rcu::read_lock();
+            instance.ports.forget_zones(Read::of(&guard));
+        }
         instance.drop_flows(|flow| {
             let meant = wanted.is_none_or(|id| id == flow.id);
             found |= meant;

@@ -193,7 +193,8 @@ impl<I: Carried> Seen<'_, I> {
         read: Read<'_>,
         established: bool,
     ) -> Result<(), SlowReason> {
-        let device = instance.ports.device(read, self.packet.from());
+        let port = instance.ports.port(read, self.packet.from());
+        let device = port.map(|port| port.device);
         let tuple = self.connection.tuple::<I>(self.direction);
         let protocol = self.header.protocol;
         let found = device.and_then(|device| instance.find::<I>(read, tuple, protocol, device));
@@ -203,6 +204,11 @@ impl<I: Carried> Seen<'_, I> {
             &self.header,
             Some(self.state(established)),
         );
+        let zone = self.connection.zone(self.direction);
+        let glance = match port.is_none_or(|port| port.is_all_of(zone)) {
+            true => glance,
+            false => glance.and(Err(SlowReason::Zones)),
+        };
         match found {
             Some(flow) => self.follow(instance, read, flow, glance.and_then(|()| self.examine())),
             None => {

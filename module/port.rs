@@ -33,6 +33,39 @@ pub struct Port {
     pub index: u32,
     /// The namespace's instance.
     pub instance: Arc<Instance>,
+    /// The conntrack zone of all connections that were seen to arrive on it; or [`NONE`], or [`SEVERAL`].
+    zone: AtomicU32,
+}
+
+/// No connection was seen yet; no zone has this number.
+const NONE: u32 = 1 << 16;
+/// There were connections of more than one zone.
+const SEVERAL: u32 = 1 << 17;
+
+impl Port {
+    /// Whether all connections that were seen to arrive on the device are of `zone`, as one is that has been seen
+    /// now. The fast path does not know packets of one zone from those of another one that have the same addresses,
+    /// unless they arrive on another device.
+    pub fn is_all_of(&self, zone: u16) -> bool {
+        self.zone.load(Relaxed) == u32::from(zone) || self.meet(zone)
+    }
+
+    #[cold]
+    fn meet(&self, zone: u16) -> bool {
+        let zone = u32::from(zone);
+        match self.zone.compare_exchange(NONE, zone, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(known) if known == zone => true,
+            Err(_) => {
+                if self.zone.swap(SEVERAL, Relaxed) != SEVERAL {
+                    // No packet is fast any more before it has been looked at in the slow path: what has become
+                    // of its flow is found out there.
+                    self.instance.settings.begin_epoch();
+                }
+                false
+            }
+        }
+    }
 }
 
 type Attached = Arc<Hook<Port>>;
@@ -60,13 +93,22 @@ impl Ports {
         }
     }
 
+    /// The device with this index, if it is attached.
+    pub fn port<'rcu>(&'rcu self, read: Read<'rcu>, index: u32) -> Option<&'rcu Port> {
+        let list = self.list.read(read)?;
+        list.iter().map(hook_port).find(|port| port.index == index)
+    }
+
     /// The number that the device with this index has in keys, if it is attached.
     pub fn device(&self, read: Read<'_>, index: u32) -> Option<key::Device> {
-        let list = self.list.read(read)?;
-        list.iter()
-            .map(hook_port)
-            .find(|port| port.index == index)
-            .map(|port| port.device)
+        self.port(read, index).map(|port| port.device)
+    }
+
+    /// Looks anew for the zones of connections that arrive on each device.
+    pub fn forget_zones(&self, read: Read<'_>) {
+        for port in self.list.read(read).into_iter().flatten().map(hook_port) {
+            port.zone.store(NONE, Relaxed);
+        }
     }
 
     /// As [`Ports::device`], from a context that is in no read side.
@@ -122,6 +164,7 @@ impl Ports {
             device: number,
             index: device.index(),
             instance: instance.clone(),
+            zone: AtomicU32::new(NONE),
         };
         // SAFETY: The namespace is there until the instance has been switched off, which detaches.
         let hook = Arc::pin_init(unsafe { Hook::new(instance.net, port) }, GFP_KERNEL)?;

@@ -64,6 +64,7 @@ enum {
 /* Each shim is the inline function or macro of the same name; its contract is that one's. */
 bool ft_ct_has_helper(const struct nf_conn *ct);
 bool ft_ct_adjusts_sequence(const struct nf_conn *ct);
+u16 ft_ct_zone_id(const struct nf_conn *ct, unsigned int dir);
 bool ft_ct_tcp_be_liberal(const struct nf_conn *ct);
 u32 ft_ct_tcp_timeout(const struct nf_conn *ct, bool unacknowledged);
 void ft_ct_get(struct nf_conn *ct);

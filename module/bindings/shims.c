@@ -22,6 +22,11 @@ bool ft_ct_adjusts_sequence(const struct nf_conn *ct)
 	return nfct_seqadj(ct) || nfct_synproxy(ct);
 }
 
+u16 ft_ct_zone_id(const struct nf_conn *ct, unsigned int dir)
+{
+	return nf_ct_zone_id(nf_ct_zone(ct), dir);
+}
+
 bool ft_ct_tcp_be_liberal(const struct nf_conn *ct)
 {
 	return READ_ONCE(nf_tcp_pernet(nf_ct_net(ct))->tcp_be_liberal);

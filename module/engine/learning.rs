@@ -118,6 +118,7 @@ pub const fn consequence(reason: SlowReason) -> Option<GoneReason> {
         | SlowReason::Mangled
         | SlowReason::Helper
         | SlowReason::SequenceAdjusted
+        | SlowReason::Zones
         | SlowReason::NotEstablished => Some(GoneReason::Replaced),
         _ => None,
     }

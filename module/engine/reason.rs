@@ -89,6 +89,8 @@ named! {
         Unsupported = "unsupported",
         /// An SCTP packet with more than data and acknowledgements, or not of the association.
         SctpControl = "sctp-control",
+        /// Connections of more than one conntrack zone arrive on the device.
+        Zones = "zones",
     }
 }
 

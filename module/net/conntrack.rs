@@ -168,6 +168,12 @@ impl Connection {
         unsafe { addr_of!((*self.raw()).mark).read_volatile() }
     }
 
+    /// The zone that packets of `direction` are looked up in.
+    pub fn zone(&self, direction: Direction) -> u16 {
+        // SAFETY: The entry is valid; its zone does not change once it is in the table.
+        unsafe { bindings::ft_ct_zone_id(self.raw(), direction as u32) }
+    }
+
     /// Whether a helper reads its packets.
     pub fn has_helper(&self) -> bool {
         // SAFETY: The entry is valid.

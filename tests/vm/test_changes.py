@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from lab.crossroads import FAMILIES, Crossroads, IPv4, IPv6
+from lab.crossroads import FAMILIES, Crossroads, Datagrams, IPv4, IPv6, Stream
 from lab.kernel import wait_until
 from lab.namespace import Namespace
 from lab.topology import link
@@ -1090,6 +1090,112 @@ def test_two_customers_with_the_same_addresses(make_cross, protocol):
     one.close()
     two.close()
     second.remove()
+
+
+ZONES_BY_HARDWARE = """
+    table {table} zones {{
+        chain before {{
+            type filter hook prerouting priority raw;
+            ether saddr {0} ct original zone set 1
+            ether saddr {1} ct original zone set 2
+        }}
+        chain prerouting {{
+            type filter hook prerouting priority mangle;
+            ether saddr {0} ct mark set 1
+            ether saddr {1} ct mark set 2
+            meta mark set ct mark
+        }}
+    }}
+"""
+
+
+@pytest.fixture
+def neighbours(make_cross):
+    """Two customers with the same addresses behind gateways of their own on one device of the router, which tells them
+    apart by where frames come from."""
+    cross = make_cross(masquerade=True)
+    family = cross.family
+    second, address = Namespace(f"{cross.lan.name}b"), family.numbered(1)
+    family.prepare_lan(second)
+    link(second, "eth0", cross.router, "lan1")
+    other = family.other_lan
+    second.ip("addr", "add", f"{other}/{family.net}", "dev", "eth0")
+    second.ip("route", "add", "default", "via", family.lan_gateway)
+    for customer in (cross.lan, second):
+        customer.ip("addr", "add", f"{address}/{family.host}", "dev", "lo")
+    cross.router.ip("addr", "flush", "dev", "lan0")
+    cross.router.ip("link", "add", "lan", "type", "bridge", "mcast_snooping", 0)
+    for port in ("lan0", "lan1"):
+        cross.router.ip("link", "set", port, "master", "lan")
+    cross.router.ip("link", "set", "lan", "up")
+    cross.router.ip("addr", "add", f"{family.lan_gateway}/{family.net}", "dev", "lan")
+    for number, gateway in enumerate((family.lan, other)):
+        cross.router.ip(family.option, "route", "add", f"{address}/{family.host}", "via", gateway, "table", 100 + number)
+        cross.router.ip(family.option, "rule", "add", "fwmark", number + 1, "lookup", 100 + number)
+    cross.router.nft(ZONES_BY_HARDWARE.format(cross.lan.mac("eth0"), second.mac("eth0"), table=family.table))
+    cross.address = address
+    talks = []
+
+    def second_talk(protocol, port, **options):
+        """A conversation of the second customer."""
+        kind = {"udp": Datagrams, "tcp": Stream}[protocol]
+        talks.append(kind(cross, second, cross.far, family.far, port, **{"source": (address, 0)} | options))
+        return talks[-1]
+    cross.second_talk = second_talk
+    yield cross
+    for talk in talks:
+        talk.close()
+    second.remove()
+
+
+# One protocol for each version of IP.
+@pytest.mark.parametrize("family, protocol", [(IPv4, "udp"), (IPv6, "tcp")], ids=["IPv4-udp", "IPv6-tcp"],
+                         indirect=["family"])
+def test_two_customers_with_the_same_addresses_on_one_device(neighbours, protocol):
+    """What the fast path sees of their packets is the same. So the device's connections are slow as soon as one of the
+    other customer has been seen, whatever that is about."""
+    cross = neighbours
+    # Samples would find out, too.
+    cross.control.enable(sample_interval=60000)
+    source = (cross.address, 5555)
+    one = new_talk(cross, protocol, 7, True, source=source)
+    cross.second_talk("udp", 9).exchange(1)
+    before = cross.control.stats()
+    two = cross.second_talk(protocol, 7, source=source, share=one)
+    for _ in range(5):
+        for talk in (one, two):
+            talk.exchange(2)
+    assert one.seen_from[0] == two.seen_from[0] and one.seen_from[1] != two.seen_from[1]
+    after = cross.control.stats() - before
+    assert after.packets[0] == 0 and after.slow["zones"] >= 18, (after.packets, after.reasons())
+    assert not cross.control.flows(reply=0)
+    # Answers come to addresses of the router's own, which differ.
+    assert protocol == "tcp" or after.packets[1] >= 10, after.packets
+    cross.router.run("conntrack", "-D", "--orig-zone", 2)
+    cross.control.flush()
+    one.make_fast()
+
+
+@pytest.mark.parametrize("family", [IPv4], ids=["IPv4"], indirect=True)
+def test_the_second_customer_on_a_device_begins_with_the_addresses_of_the_first(neighbours):
+    """Then its packets are taken for those of the first one, until one of them is a sample."""
+    cross = neighbours
+    cross.control.enable(sample_interval=500)
+    source = (cross.address, 5555)
+    one = new_talk(cross, "udp", 7, True, source=source)
+    two = cross.second_talk("udp", 7, source=source, share=one)
+    before, began = cross.control.stats(), time.monotonic()
+    wait_until(lambda: two.say(timeout=0.1) and two.seen_from[1] != one.seen_from[1], 1, "the sample", pause=0.05)
+    assert (cross.control.stats() - before).slow["sampled"] <= 2, time.monotonic() - began
+    # The first one's own packets have come meanwhile to where they belong.
+    for talk in (one, two) * 3:
+        talk.exchange(2)
+    assert one.seen_from[1] != two.seen_from[1]
+    before = cross.control.stats()
+    for talk in (one, two) * 3:
+        talk.exchange(2)
+    after = cross.control.stats() - before
+    assert after.packets[0] == 0 and after.slow["zones"] == 12, (after.packets, after.reasons())
 
 
 def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):

@@ -26,6 +26,8 @@ class IPv4:
     option, conntrack, table, socket = "-4", "ipv4", "ip", socket.AF_INET
     host, net = 32, 24
     lan, lan_gateway, lan_net = "10.0.0.2", "10.0.0.1", "10.0.0.0/24"
+    #: Another host there.
+    other_lan = "10.0.0.3"
     #: Of each way to the distant host: the router's address, and the next hop's.
     ways = (("192.0.2.1", "192.0.2.2"), ("198.51.100.1", "198.51.100.2"))
     #: Another next hop on the first way's link.
@@ -97,6 +99,7 @@ class IPv6:
     option, conntrack, table, socket = "-6", "ipv6", "ip6", socket.AF_INET6
     host, net = 128, 64
     lan, lan_gateway, lan_net = "fd00:a::2", "fd00:a::1", "fd00:a::/64"
+    other_lan = "fd00:a::3"
     ways = (("2001:db8::1", "2001:db8::2"), ("2001:db8:1::1", "2001:db8:1::2"))
     other_hop = "2001:db8::3"
     far, far_net = "2001:db8:f::7", "2001:db8:f::/64"
