@@ -112,7 +112,7 @@ def test_a_rule_marks_what_is_traced(cross, protocol, selector):
         assert (cross.control.stats() - before).fast >= 18
     # The way back: the rule goes, and the mark.
     cross.router.nft(f"delete table {cross.family.table} trace")
-    cross.router.run("conntrack", "-U", "--mark", f"0/{EXCLUDED}")
+    cross.router.run("conntrack", "-U", "-d", cross.family.far, "--mark", f"0/{EXCLUDED}")
     talk.make_fast()
 
 
@@ -130,6 +130,13 @@ def test_the_recipe_of_the_readme(cross):
     talk.exchange(20)
     assert (cross.control.stats() - before).fast == 0
     assert watched.packets() == (20, 20)
+    cross.router.nft("delete table inet trace")
+    # What has the mark for another reason keeps it.
+    cross.router.run("conntrack", "-U", "-d", cross.family.nobody.split("/")[0], "--mark", f"0/{EXCLUDED}", check=False)
+    talk.exchange(5)
+    assert (cross.control.stats() - before).fast == 0
+    cross.router.run("conntrack", "-U", "-d", cross.family.far, "--mark", f"0/{EXCLUDED}")
+    talk.make_fast()
 
 
 def test_a_mark_from_outside(cross):
