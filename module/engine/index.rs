@@ -368,12 +368,19 @@ mod tests {
         let mut writer = Writer::new();
         let mut stored = 0;
         for n in 0..100 {
+            // Residents that are looked at, each of which is memory of its own, to find one that can move.
+            let mut asked = 0;
+            let hash_of = |_| {
+                asked += 1;
+                Hash(42)
+            };
             if index
-                .insert(&mut writer, Hash(42), reference(n), |_| Hash(42))
+                .insert(&mut writer, Hash(42), reference(n), hash_of)
                 .is_ok()
             {
                 stored += 1;
             }
+            assert!(asked <= 2 * WAYS, "{asked} residents asked for flow {n}");
         }
         assert_eq!(stored, 2 * WAYS);
         // Others still find room.
