@@ -10,6 +10,10 @@ from pathlib import Path
 #: Ways that were taken less often, compared with that which was taken most often, are left out.
 SHARE = 1 / 8
 
+#: By which function a way is known, and what it is called.
+KNOWN_BY = {"redirect": "redirect", "nf_flow_offload": "flowtable", "fasttrack::": "fasttrack", "ip_forward": "slow",
+            "ip6_forward": "slow"}
+
 
 def symbols(text):
     """Addresses, in order, and the names of the functions that begin there."""
@@ -44,6 +48,11 @@ def merged(columns):
     return order
 
 
+def title(functions):
+    """What a way is called."""
+    return next((name for mark, name in KNOWN_BY.items() if any(mark in function for function in functions)), "")
+
+
 def main():
     """Prints a table with a column for each way that was taken often."""
     trace, names = sys.argv[1:]
@@ -52,10 +61,11 @@ def main():
     # The dearest is shown last.
     often = sorted((way for way in taken if way[0] >= SHARE * taken[0][0]), key=lambda way: len(way[1]))
     columns = [Counter(functions[bisect.bisect(starts, at) - 1] for at in addresses) for _, addresses in often]
-    print("".join(f"{times:8}" for times, _ in often) + "  times taken")
-    print("".join(f"{len(addresses):8}" for _, addresses in often) + "  instructions, of which in\n")
+    print("".join(f"{title(column):>10}" for column in columns))
+    print("".join(f"{times:10}" for times, _ in often) + "  times taken")
+    print("".join(f"{len(addresses):10}" for _, addresses in often) + "  instructions, of which in\n")
     for function in merged(columns):
-        print("".join(f"{column[function] or '':>8}" for column in columns) + f"  {function}")
+        print("".join(f"{column[function] or '':>10}" for column in columns) + f"  {function}")
 
 
 if __name__ == "__main__":
