@@ -88,12 +88,31 @@ def check_accounting(cross, talk):
     wait_until(lambda: counted() == listed(), 3, f"exact accounting: {counted()} {listed()}", pause=0.2)
 
 
-def new_talk(cross, protocol, port, fast, **options):
+def counted(cross, port):
+    """What conntrack has counted of conversations of datagrams with a port, in all zones: packets and bytes there, and
+    back."""
+    pairs = [tuple(map(int, pair)) for pair in re.findall(r"packets=(\d+) bytes=(\d+)", cross.router.run(
+        "conntrack", "-L", "-f", cross.family.conntrack, "-p", "udp", "--orig-port-dst", port))]
+    return [sum(column) for way in (pairs[::2], pairs[1::2]) for column in zip(*way)]
+
+
+def check_counting(cross, *talks, count=5):
+    """Conntrack counts every packet and byte of conversations of datagrams with one port, where what has come before
+    has been counted elsewhere, or by nobody."""
+    before = counted(cross, talks[0].port)
+    for talk in talks:
+        talk.exchange(count)
+    packets, headers = count * len(talks), {"IPv4": 28, "IPv6": 48}[cross.family.name]
+    size = count * sum(talk.size + headers for talk in talks)
+    assert counted(cross, talks[0].port) == [now + then for now, then in zip([packets, size] * 2, before)]
+
+
+def new_talk(cross, protocol, port, fast, learn_after=1, **options):
     """A conversation that is slow, or fast, with counters for its packets."""
     cross.router.nft(COUNTERS.format(protocol=protocol, port=port))
     talk = cross.talk(protocol, port, **options)
     if fast:
-        cross.control.enable()
+        cross.control.enable(learn_after=learn_after)
         talk.make_fast()
     else:
         talk.exchange(8)
@@ -455,6 +474,16 @@ class ConntrackFlushed(Change):
         cross.router.run("conntrack", "-F", "-f", cross.family.conntrack)
 
 
+class MtuLowered(Change):
+    """To one that all packets still fit in."""
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "wan0", "mtu", 1280)
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", "wan0", "mtu", 1500)
+
+
 CHANGES = [
     OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Blackhole, NoRouteBack, Rule,
     RouteInATableThatWasPassedOver, RouteThatSendsOnDeleted, NextHopObject, RouteByNextHopObjectDeleted,
@@ -468,13 +497,25 @@ CHANGES = [
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
 def test_at_once(cross, protocol, kind):
+    comes_out_the_same(cross, protocol, kind, learn_after=1)
+
+
+# One protocol for each version of IP.
+@pytest.mark.parametrize("family, protocol", [(IPv4, "tcp"), (IPv6, "udp")], ids=["IPv4-tcp", "IPv6-udp"],
+                         indirect=["family"])
+def test_at_once_with_what_is_learned_as_late_as_by_default(cross, protocol):
+    comes_out_the_same(cross, protocol, OtherDevice, learn_after=3)
+
+
+def comes_out_the_same(cross, protocol, kind, learn_after):
+    """What a change does to a slow conversation, and to a fast one."""
     wires = cross.wires()
     macs = hops(cross)
     outcome = {}
     for fast, port in ((False, 7), (True, 8)):
         change = kind()
         change.prepare(cross)
-        talk = new_talk(cross, protocol, port, fast)
+        talk = new_talk(cross, protocol, port, fast, learn_after)
         wires.clear()
         before = cross.control.stats()
         change.make(cross)
@@ -510,6 +551,8 @@ def test_at_once(cross, protocol, kind):
             assert after.packets[0] >= 4, after.reasons()
         if change.counted:
             check_accounting(cross, talk)
+        elif protocol == "udp":
+            check_counting(cross, talk)
         change.undo(cross)
         # What was lost is sent again, if it is TCP.
         assert talk.say(timeout=20)
@@ -562,7 +605,7 @@ class Pump:
 
 
 @pytest.mark.parametrize("kind", [OtherGateway, OtherDevice, Rule, NeighbourChanged, DeviceDown, ForwardingOff,
-                                  RuleThatDrops, SetElementAdded], ids=lambda kind: kind.__name__)
+                                  RuleThatDrops, SetElementAdded, AddressRemoved, ConntrackFlushed], ids=lambda kind: kind.__name__)
 def test_in_the_midst_of_traffic(cross, kind):
     """No packet that is sent after the change was acknowledged goes where it went before; and where the
     way is changed back and forth, none is lost at all."""
@@ -599,11 +642,14 @@ def test_in_the_midst_of_traffic(cross, kind):
     fast = (cross.control.stats() - before).packets[0]
     assert fast > 50, fast
     pump.stop()
+    # If nothing was refused, of which the senders would have been told, and so have sent less.
+    if kind.to and kind.counted:
+        assert counted(cross, 7)[0] == pump.number + talk.said // 2
 
 
 @pytest.mark.parametrize("kind", [
     OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Rule, NextHopObject, NeighbourChanged, NeighbourDeleted,
-    DeviceRenamed, RuleSetReloaded], ids=lambda kind: kind.__name__)
+    DeviceRenamed, RuleSetReloaded, MtuLowered], ids=lambda kind: kind.__name__)
 def test_back_and_forth_in_the_midst_of_traffic_no_more_is_lost_than_slow(cross, kind):
     """Of changes after which packets still arrive, if by another way: nothing, but for what the slow path loses, too."""
     lost = {}
@@ -637,6 +683,30 @@ def test_back_and_forth_in_the_midst_of_traffic_no_more_is_lost_than_slow(cross,
     assert lost[True] <= lost[False], lost
 
 
+@pytest.mark.parametrize("family", [IPv4], ids=["IPv4"], indirect=True)
+def test_a_device_removed_in_the_midst_of_traffic(cross):
+    """What is sent when the command has returned goes by the other way, and none of it is lost."""
+    cross.control.enable()
+    talk = cross.talk("udp", 7)
+    talk.make_fast()
+    pump = cross.until_removed(Pump(cross, 7))
+    pump.send()
+    talk.server_socket.settimeout(2)
+    talk.server_socket.sendto(b"answer", talk.server_socket.recvfrom(100)[1])
+    other = cross.until_removed(Wire(cross.far, "eth1", outgoing=False))
+    before = cross.control.stats()
+    pump.start()
+    time.sleep(0.3)
+    assert (cross.control.stats() - before).packets[0] > 20
+    cross.router.ip("link", "del", "wan0")
+    last = pump.number
+    time.sleep(0.3)
+    pump.stop()
+    numbers = [int.from_bytes(bytes(frame)[42:46]) for frame in other.frames() if b"pump" in bytes(frame)]
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) >= set(range(last + 1, pump.number + 1)) and pump.number > last + 20
+
+
 @pytest.mark.parametrize("how", ["to all", "an answer"])
 def test_a_neighbour_that_says_it_has_another_address(cross, how):
     """By ARP, or an advertisement of IPv6. Noticed when the kernel has taken it over; there is no
@@ -656,6 +726,7 @@ def test_a_neighbour_that_says_it_has_another_address(cross, how):
     talk.exchange(10)
     assert set(wires.seen(7)) == {(0, new)}
     assert (cross.control.stats() - before).packets[0] >= 8
+    check_counting(cross, talk)
 
 
 @pytest.mark.parametrize("how", ["told", "seen"])
@@ -695,6 +766,7 @@ def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, pr
         for _ in range(10):
             assert talk.say()
         assert wires.seen(7) == {(1, mac): 10}
+        check_counting(cross, talk)
     else:
         talk.exchange(10)
         # The server answers by the port that it had, which moves it back there.
@@ -815,6 +887,8 @@ def test_masqueraded_flows_lose_their_wan(make_cross, protocol, kind):
             # Or the new connection was learned before anybody looked after the old one's flow.
             assert any(gone.get(reason) for reason in ("conntrack", "device", "replaced")), gone
             talk.make_fast()
+        if protocol == "udp":
+            check_counting(cross, talk)
     assert outcome[True] == outcome[False]
     if protocol == "udp":
         assert outcome[True][-2:] == [True, cross.family.ways[1][0]]
@@ -881,6 +955,9 @@ def test_each_connection_stays_on_its_wan(make_cross, protocol):
     assert seen[inward.source[1]] == {(1, macs["eth1"])}
     after = cross.control.stats() - before
     assert after.fast >= 54, after.reasons()
+    if protocol == "udp":
+        for talk in (*outward, inward):
+            check_counting(cross, talk)
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
@@ -1081,6 +1158,8 @@ def test_two_customers_with_the_same_addresses(make_cross, protocol):
     flows = cross.control.flows(reply=0)
     assert {flow["in-ifindex"] for flow in flows} == {cross.router.index("lan0"), cross.router.index("lan1")}
     assert len({(flow["source"], flow["source-port"], flow["destination"]) for flow in flows}) == 1
+    if protocol == "udp":
+        check_counting(cross, one, two)
     # One of them goes, and the other one is not touched.
     before = cross.control.stats()
     cross.router.run("conntrack", "-D", "-p", protocol, "--orig-zone", 1)
@@ -1188,8 +1267,7 @@ def test_the_second_customer_on_a_device_begins_with_the_addresses_of_the_first(
     wait_until(lambda: two.say(timeout=0.1) and two.seen_from[1] != one.seen_from[1], 1, "the sample", pause=0.05)
     assert (cross.control.stats() - before).slow["sampled"] <= 2, time.monotonic() - began
     # The first one's own packets have come meanwhile to where they belong.
-    for talk in (one, two) * 3:
-        talk.exchange(2)
+    check_counting(cross, one, two)
     assert one.seen_from[1] != two.seen_from[1]
     before = cross.control.stats()
     for talk in (one, two) * 3:
@@ -1228,6 +1306,35 @@ def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
     assert after.slow["revalidating"] >= 5
     # One packet of each direction for a change, and no more than ten changes a second.
     assert after.slow["revalidating"] <= 2 * min(len(changes), 40) + 4, (len(changes), after.reasons())
+
+
+def test_rules_that_change_right_after_others_count_a_tenth_of_a_second_later(cross):
+    """No packet is fast that is sent later than that after the command that forbade it had returned."""
+    table = cross.family.table
+    cross.router.nft(f"add table {table} names\n"
+                     f"add set {table} names addresses {{ type {cross.family.address_type}; }}\n"
+                     f"add chain {table} names forward {{ type filter hook forward priority filter - 1; }}")
+    cross.control.enable(sample_interval=60000)
+    talk = cross.talk("udp")
+    talk.make_fast()
+    for number in range(3):
+        cross.router.nft(f"add element {table} names addresses {{ {cross.family.numbered(number)} }}")
+        # It has been noticed, and what follows is not, for a while.
+        before = cross.control.stats()
+        talk.exchange(1)
+        assert (cross.control.stats() - before).slow["revalidating"] >= 1
+        cross.router.nft(f"add rule {table} names forward udp dport 7 drop")
+        forbidden = time.monotonic()
+        sent = forbidden
+        while talk.say(timeout=0.3):
+            # That, and two ticks of the kernel's clock.
+            assert sent - forbidden < 0.1 + 0.008
+            sent = time.monotonic()
+        for _ in range(5):
+            assert not talk.say(timeout=0.02)
+        cross.router.nft(f"flush chain {table} names forward")
+        wait_until(talk.say, 2)
+        talk.make_fast()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -359,7 +359,8 @@ def egress_hook(router):
     return lambda: router.router.counter("netdev upper", "seen")
 
 
-@pytest.mark.parametrize("kind", ["vlan", "bridge", "bridge_with_vlans"])
+@pytest.mark.parametrize("kind, family", [("vlan", "ipv4"), ("bridge", "ipv4"), ("bridge_with_vlans", "ipv6")],
+                         indirect=["family"])
 @pytest.mark.parametrize("obstacle", [capture, discipline, classifier, egress_hook], ids=lambda each: each.__name__)
 def test_what_is_put_on_a_vlan_or_a_bridge_sees_fast_packets(make_router, kind, obstacle):
     router = make_router(wan=getattr(devices, kind))

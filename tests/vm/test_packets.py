@@ -6,6 +6,7 @@ Where the WAN has no offloads, its host computes the checksums of what arrives t
 """
 
 import contextlib
+import re
 import socket
 import time
 
@@ -230,11 +231,15 @@ def test_tags_that_are_in_the_packet_or_beside_it(make_router):
     """Either way packets reach the VLAN's device without, and leave with the one of the other VLAN."""
     router = make_router(lan=devices.vlan, wan=devices.qinq)
     talks = [conversation(router, kind) for kind in (Datagrams, Stream)]
-    for txvlan in ("off", "on"):
+    # What ethtool calls them is not what it calls them when it is told.
+    features = {"txvlan": "tx-vlan-offload", "rxvlan": "rx-vlan-offload",
+                "tx-vlan-stag-hw-insert": "tx-vlan-stag-hw-insert", "rx-vlan-stag-hw-parse": "rx-vlan-stag-hw-parse"}
+    for wanted in ("off", "on"):
         for namespace, device in ((router.lan, "eth0p"), (router.router, "lan0p"),
                                   (router.router, "wan0p"), (router.wan, "eth0p")):
-            namespace.run("ethtool", "-K", device, "txvlan", txvlan, "rxvlan", txvlan,
-                          "tx-vlan-stag-hw-insert", txvlan, "rx-vlan-stag-hw-parse", txvlan, check=False)
+            namespace.run("ethtool", "-K", device, *(word for name in features for word in (name, wanted)))
+            now = dict(re.findall(r"(\S+): (\w+)", namespace.run("ethtool", "-k", device)))
+            assert {now[name] for name in features.values()} == {wanted}, now
         for talk in talks:
             mostly_fast(moved(router, lambda: talk.exchange(COUNT)))
 
@@ -494,6 +499,49 @@ def test_an_mtu_that_the_router_has_learned(make_router, use_it):
         small_ones_are_fast(router, datagrams)
     else:
         mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1400)))
+
+
+@both
+def test_a_path_that_becomes_narrower_behind_nat(make_router):
+    """A router further on tells the sender, of whom it knows the address that NAT has given him. He is told as on the
+    slow path, about the packet that he has sent; and what he sends then is fast."""
+    router = make_router()
+    router.control.disable()
+    narrow = router.address("192.0.2.77")
+    datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
+    datagrams.set_probing()
+    wan = router.until_removed(Wire(router.wan, "eth0"))
+    lan = router.until_removed(Wire(router.lan, "eth0", outgoing=False))
+
+    def told():
+        """What the sender is told about a packet of his."""
+        wan.packets(seconds=0.1)
+        datagrams.probe(1400)
+        assert datagrams.receive(1)
+        too_large = wan.packets(destination=router.WAN, protocol=17, seconds=0.1)[0].payload
+        assert too_large.src == router.WAN_GATEWAY
+        message = (Ether(src=router.wan.mac("eth0"), dst=router.router.mac("wan0"))
+                   / router.ip_header(src=narrow, dst=router.WAN_GATEWAY)
+                   / (ICMPv6PacketTooBig(mtu=1300) if router.is_v6 else ICMP(type=3, code=4, nexthopmtu=1300))
+                   / bytes(too_large)[:router.header + 8])
+        answer, = answers(router, lan, lambda: wan.put(message))
+        # What the socket is told it tells with the next one otherwise.
+        datagrams.probe(32)
+        assert datagrams.receive(1)
+        return answer
+
+    datagrams.exchange(3)
+    slow = told()
+    assert slow[0] == narrow and slow[1] == router.LAN and slow[5:7] == (router.LAN, router.WAN)
+    assert slow[4][2:] == (1300).to_bytes(2) and slow[9][:2] == datagrams.source[1].to_bytes(2)
+    router.control.enable(sample_interval=60_000)
+    datagrams.warm_up()
+    known = {flow["id"] for flow in router.control.flows()}
+    before = router.control.stats()
+    assert told() == slow
+    assert (router.control.stats() - before).packets[0] == 2
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT, size=1200)))
+    assert {flow["id"] for flow in router.control.flows()} == known
 
 
 # Fragments among whole packets.

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from lab import devices
 from lab.both import both
 from lab.topology import Router
 from lab.traffic import Datagrams, Stream, Wire
@@ -23,15 +24,13 @@ table ip stamp {
 """
 
 
-pytestmark = both
-
 
 @pytest.fixture
 def make_router(family):
     made = []
 
-    def make(rule=None):
-        router = Router(family=family)
+    def make(rule=None, **options):
+        router = Router(family=family, **options)
         made.append(router)
         # Questions for neighbours would be in the queues, too.
         router.know_neighbours()
@@ -49,7 +48,10 @@ def tc(router, *arguments):
 
 
 def packets(router, what, device="wan0"):
-    """What each queue, or class, of a device has sent: packets by its number."""
+    """What each queue, or class, or tin of cake, of a device has sent: packets by its number."""
+    if what == "tin":
+        cake, = json.loads(tc(router, "-s", "-j", "qdisc", "show", "dev", device))
+        return {number: tin["sent_packets"] for number, tin in enumerate(cake["tins"])}
     found = json.loads(tc(router, "-s", "-j", what, "show", "dev", device))
     return {entry["handle"]: entry.get("stats", entry)["packets"] for entry in found}
 
@@ -87,6 +89,7 @@ def as_slow(router, kind, what="class", tos=None, device="wan0"):
     return set(fast)
 
 
+@both
 @pytest.mark.parametrize("qdisc", ["fq_codel", "cake", "fq", "pfifo_fast", "sfq"])
 def test_every_packet_passes_the_queue(make_router, qdisc):
     router = make_router()
@@ -95,6 +98,7 @@ def test_every_packet_passes_the_queue(make_router, qdisc):
         assert as_slow(router, kind, "qdisc") == {"1:"}
 
 
+@both
 def test_the_time_of_arrival_is_not_taken_for_one_of_departure(make_router):
     """With a capture packets are given the time at which they arrive, in the field in which `fq` finds the
     one at which they are to leave."""
@@ -127,18 +131,21 @@ def kind(request):
     return request.param
 
 
+@both
 def test_a_class_by_default(make_router, kind):
     router = make_router()
     with_classes(router)
     assert as_slow(router, kind) == {"1:30"}
 
 
+@both
 def test_a_class_by_priority(make_router, kind):
     router = make_router("meta priority set 1:10")
     with_classes(router)
     assert as_slow(router, kind) == {"1:10"}
 
 
+@both
 def test_a_class_by_priority_of_the_type_of_service(make_router):
     """The IP layer makes a priority of it, by which `prio` chooses a band; that of IPv6 does not."""
     router = make_router()
@@ -148,6 +155,7 @@ def test_a_class_by_priority_of_the_type_of_service(make_router):
         assert as_slow(router, Datagrams, tos=tos) == {"1:2" if router.is_v6 else band}
 
 
+@both
 def test_a_class_by_mark(make_router, kind):
     router = make_router("meta mark set 0x20")
     with_classes(router)
@@ -155,11 +163,49 @@ def test_a_class_by_mark(make_router, kind):
     assert as_slow(router, kind) == {"1:20"}
 
 
+@both
 def test_a_class_by_mark_of_the_connection(make_router, kind):
     router = make_router("ct mark set 0x20 meta mark set ct mark")
     with_classes(router)
     add_filter(router, "handle", "0x20", "fw", "flowid", "1:20")
     assert as_slow(router, kind) == {"1:20"}
+
+
+#: What a sender's DSCP makes of its packets.
+BY_DSCP = "ip dscp ef meta mark set 0x20\n        oifname \"wan0\" ip dscp cs1 meta priority set 1:10"
+
+
+def lower_device(kind):
+    """A kind of device that lies on another one, where queues are."""
+    if kind == "pppoe" and not devices.has_pppoe():
+        pytest.skip("this kernel has no PPPoE: that of the flavour amd64 has")
+    return {"wan": getattr(devices, kind)}
+
+
+# One version of IP for each.
+below = pytest.mark.parametrize("family, wide", [("ipv4", "vlan"), ("ipv6", "bridge"), ("ipv4", "pppoe")],
+                                indirect=["family"])
+
+
+@below
+def test_classes_of_the_device_below(make_router, wide):
+    """A shaper is usually there, where packets are whole; they have mark and priority with them."""
+    router = make_router(BY_DSCP, **lower_device(wide))
+    with_classes(router, "wan0p")
+    tc(router, "filter", "add", "dev", "wan0p", "parent", "1:", "protocol", "all", "prio", 1,
+       "handle", "0x20", "fw", "flowid", "1:20")
+    for tos, classid in (0xb8, "1:20"), (0x20, "1:10"):
+        assert classid in as_slow(router, Datagrams, tos=tos, device="wan0p")
+
+
+@below
+def test_the_tins_of_a_cake_on_the_device_below(make_router, wide):
+    """By DSCP, which is found behind what the upper device adds."""
+    router = make_router(**lower_device(wide))
+    tc(router, "qdisc", "replace", "dev", "wan0p", "root", "handle", "1:", "cake", "diffserv4")
+    # The first one is for what nobody waits for, the last one for voice.
+    for tin, tos in (0, 0x20), (3, 0xb8):
+        assert tin in as_slow(router, Datagrams, "tin", tos=tos, device="wan0p")
 
 
 FLOWER = ("flower", "ip_tos", "0xb8/0xfc", "flowid", "1:20")
@@ -170,6 +216,7 @@ by_dscp = pytest.mark.parametrize("by", [{"ipv4": FLOWER, "ipv6": FLOWER}, {"ipv
                                   ids=["flower", "u32"])
 
 
+@both
 @by_dscp
 def test_a_class_by_dscp_of_the_sender(make_router, by):
     router = make_router()
@@ -179,6 +226,7 @@ def test_a_class_by_dscp_of_the_sender(make_router, by):
     assert as_slow(router, Datagrams, tos=0x20) == {"1:30"}
 
 
+@both
 @by_dscp
 def test_a_class_by_dscp_of_the_router(make_router, kind, by):
     router = make_router("ip dscp set ef")
@@ -187,6 +235,7 @@ def test_a_class_by_dscp_of_the_router(make_router, kind, by):
     assert as_slow(router, kind) == {"1:20"}
 
 
+@both
 def test_classes_of_a_sender_that_changes_its_dscp(make_router):
     """Each datagram is in the class of its own DSCP, however often that changes."""
     router = make_router()
@@ -203,6 +252,7 @@ def test_classes_of_a_sender_that_changes_its_dscp(make_router):
     assert sent_by(router, "class", run) == {"1:20": COUNT // 3, "1:30": COUNT - COUNT // 3}
 
 
+@both
 def test_a_filter_at_egress_sees_what_is_fast(make_router):
     """The hook for classifiers on the device that packets leave by."""
     router = make_router()
@@ -229,6 +279,7 @@ MARKED = "ct mark set 0x1b8"
 RESTORE = ("matchall", "action", "ctinfo", "dscp", "0xfc", "0x100")
 
 
+@both
 def test_a_class_by_dscp_that_is_restored_where_packets_arrive(make_router, kind):
     """From the connection's mark, as SQM does it for the download."""
     router = make_router(MARKED)
@@ -239,6 +290,7 @@ def test_a_class_by_dscp_that_is_restored_where_packets_arrive(make_router, kind
     assert as_slow(router, kind, device="lan0") == {"1:20"}
 
 
+@both
 def test_a_class_by_dscp_that_is_restored_where_packets_leave(make_router, kind):
     """Without NAT. With it conntrack's entry is not found by what leaves, see below."""
     router = make_router(MARKED)
@@ -250,6 +302,7 @@ def test_a_class_by_dscp_that_is_restored_where_packets_leave(make_router, kind)
     assert as_slow(router, kind) == {"1:20"}
 
 
+@both
 def test_what_is_restored_where_masqueraded_packets_leave_is_not_for_fast_ones(make_router):
     """Slow packets have their connection with them, fast ones do not; and by the addresses that they leave with it is
     not found."""
@@ -298,6 +351,7 @@ def stays_slow_through_an_ifb(router, conversation, passed):
     assert router.router.counter("ip filter", "invalid") == invalid
 
 
+@both
 def test_what_arrives_through_an_ifb_stays_slow(make_router, kind):
     """It goes on past all hooks at ingress."""
     router = make_router()
@@ -312,6 +366,7 @@ def test_what_arrives_through_an_ifb_stays_slow(make_router, kind):
     stays_slow_through_an_ifb(router, conversation, passed)
 
 
+@both
 def test_an_ifb_that_is_put_under_a_fast_conversation(make_router, kind):
     """It is noticed when a packet comes out that has not met the hook, of TCP after the next sample."""
     router = make_router()

@@ -37,10 +37,11 @@ def queued():
     looking.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_fast_packets_pass_the_queue_of_a_device_that_has_none(queued, kind):
+@pytest.mark.parametrize("kind, family", [*((kind, "ipv4") for kind in KINDS), ("vlan", "ipv6"),
+                                          ("bridge_with_vlans", "ipv6")])
+def test_fast_packets_pass_the_queue_of_a_device_that_has_none(queued, kind, family):
     needs(kind)
-    router = Router(wan=getattr(devices, kind))
+    router = Router(wan=getattr(devices, kind), family=family)
     router.control.enable()
     datagrams = router.until_removed(Datagrams(router.lan, router.wan, router.WAN))
     datagrams.warm_up()

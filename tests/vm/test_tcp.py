@@ -253,17 +253,45 @@ def test_a_reset_ends_a_connection_only_if_it_is_the_next_thing_that_can_come(ro
     assert invalid(router) == count
 
 
+#: By how much a segment is ahead of what is next, and what it acknowledges of what has been sent.
+OUTSIDE = [(100_000_000, 100_000_000), (0x7ff00000, 0x7ff00000), (0x20000000, 0), (0, 0x20000000),
+           (-0x40000000, -0x40000000)]
+
+
 @pytest.mark.parametrize("side", [CLIENT, SERVER], ids=["client", "server"])
-def test_segments_far_outside_the_window_do_not_end_a_connection(router, connection, side):
-    """From somebody who knows addresses and ports, but not the sequence numbers. The hosts refuse them;
-    whether or not the router lets them through, the connection goes on, fast and slow."""
-    for offset in (100_000_000, 0x40000000, 0x7ff00000, -0x40000000, 0x20000000):
-        connection.send(side, "PA", b"!", timeout=0.3, seq=connection.next[side] + offset,
-                        ack=connection.next[1 - side] + offset)
-        # The next packets are fast.
-        connection.exchange(3)
-    before = invalid(router)
+def test_segments_far_outside_the_window_do_not_end_a_connection(router, hosts, connection, side):
+    """From somebody who knows addresses and ports, but not the sequence numbers. Conntrack judges them as if there were
+    no fast path, and the connection goes on, fast and slow."""
+    router.control.set(sample_interval=60000)
+
+    def judged(connection):
+        """What becomes of each: whether it arrives, whether conntrack calls it invalid, and whether the fast path has
+        left it to conntrack for what it is."""
+        found = []
+        for ahead, acknowledged in OUTSIDE:
+            already, before = invalid(router), router.control.stats()
+            arrived = connection.send(side, "PA", b"!", timeout=0.15, seq=connection.next[side] + ahead,
+                                      ack=connection.next[1 - side] + acknowledged)
+            after = router.control.stats() - before
+            assert after.fast == 0
+            found.append((arrived, invalid(router) - already, after.slow["tcp-flags"]))
+            # The next packets are fast, if others are.
+            before = router.control.stats()
+            connection.exchange(1)
+            assert (router.control.stats() - before).fast in (0, 2)
+        return found
+    connection.make_fast()
+    fast = judged(connection)
     router.control.disable()
+    # One that has never been fast: conntrack may have been told something that it remembers.
+    never = Connection(hosts, 40001)
+    never.open()
+    never.exchange(4)
+    slow = judged(never)
+    # What is far behind conntrack takes for something that is sent again.
+    assert slow == [(False, 1, 0)] * 4 + [(True, 0, 0)]
+    assert fast == [(arrived, refused, 1) for arrived, refused, _ in slow]
+    before = invalid(router)
     connection.exchange(5)
     assert invalid(router) == before
     router.control.enable()
@@ -314,6 +342,8 @@ def test_keepalives_that_come_more_rarely_than_flows_are_kept(router, connection
 
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_the_same_addresses_and_ports_again_right_after_the_end(router, hosts, connection, how):
+    # Learned as soon as it can be, or as by default.
+    router.control.set(learn_after=1 if how == "closed" else 3)
     for n in range(3):
         if how == "closed":
             connection.advance(CLIENT, "FA")

@@ -6,40 +6,55 @@ fasttrack off and with it on, and has to come out the same: how large packets ma
 whom.
 """
 
+import struct
+
 import pytest
 from lab import devices
 from lab.devices import NUMBER, link, tunnel
+from lab.kernel import wait_until
 from lab.namespace import Namespace
 from lab.topology import FIREWALL, Router
 from lab.traffic import Datagrams, Stream, Wire
-from scapy.layers.inet import ICMP
 
 COUNT = 30
-NARROW = 1200
+#: What is too large for the path when it has become narrower, and does not leave without fragments, which IPv6 could
+#: not do with less.
+LARGE, NARROW = 1400, 1350
 
 
 @pytest.fixture
 def between():
     """The host in between, which forwards, and says so if what it is to forward is too large."""
     host = Namespace("between")
+    host.enable_ipv6()
     host.sysctl("net.ipv4.ip_forward", 1)
-    # Else a packet that is too large now and then remains without an answer.
-    for limit in ("icmp_ratelimit", "icmp_ratemask"):
-        host.sysctl(f"net.ipv4.{limit}", 0)
+    host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    answer_all(host)
     yield host
     host.remove()
 
 
-def by_way_of(between):
+def answer_all(host):
+    """Else a packet that is too large now and then remains without an answer."""
+    for limit in ("icmp_ratelimit", "icmp_ratemask"):
+        host.sysctl(f"net.ipv4.{limit}", 0)
+    host.sysctl("net.ipv6.icmp.ratelimit", 0)
+
+
+def by_way_of(between, is_v6=False):
     """What a tunnel goes through: two cables, and the host in between."""
     def carrier(host, host_device, router, router_device, offloads):
         found = []
+        start, length = ("fd00:d:{}::", 64) if is_v6 else ("172.16.{}.", 24)
         for end, device, net in ((host, host_device, 2), (router, router_device, 1)):
-            own, hop, peer = f"172.16.{net}.1", f"172.16.{net}.2", f"172.16.{3 - net}.1"
+            here, there = start.format(net), start.format(3 - net)
+            own, hop, peer = f"{here}1", f"{here}2", f"{there}1"
+            if is_v6:
+                end.enable_ipv6()
             link(end, f"{device}p", between, f"to{net}", offloads)
-            end.ip("addr", "add", f"{own}/24", "dev", f"{device}p")
-            between.ip("addr", "add", f"{hop}/24", "dev", f"to{net}")
-            end.ip("route", "add", f"172.16.{3 - net}.0/24", "via", hop)
+            end.ip("addr", "add", f"{own}/{length}", "dev", f"{device}p")
+            between.ip("addr", "add", f"{hop}/{length}", "dev", f"to{net}")
+            end.ip("route", "add", f"{there}{'' if is_v6 else 0}/{length}", "via", hop)
             found.append((end, device, own, peer))
         return 1, found
     return carrier
@@ -54,7 +69,11 @@ TUNNELS = {
     "vxlan-df": (lambda carrier: tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "df", "set", carrier=carrier),
                  True),
     "wireguard": (devices.wireguard_through, False),
+    "ip6gre": (lambda carrier: tunnel("type", "ip6gre", "encaplimit", "none", carrier=carrier), True),
+    "ip6tnl": (lambda carrier: tunnel("type", "ip6tnl", "mode", "any", "encaplimit", "none", carrier=carrier), True),
 }
+#: Those that go by way of IPv6.
+OVER_IPV6 = ("ip6gre", "ip6tnl")
 #: It has no host in between.
 SESSION = "pppoe"
 
@@ -63,17 +82,16 @@ FIREWALLS = {"masquerade": FIREWALL, "no-nat": WITHOUT_NAT}
 
 
 @pytest.fixture
-def make_router(between):
+def make_router(between, family):
     made = []
 
     def make(kind, firewall):
-        tunnelled = devices.pppoe if kind == SESSION else TUNNELS[kind][0](by_way_of(between))
-        made.append(Router(wan=tunnelled, firewall=FIREWALLS[firewall]))
+        tunnelled = devices.pppoe if kind == SESSION else TUNNELS[kind][0](by_way_of(between, kind in OVER_IPV6))
+        made.append(Router(wan=tunnelled, firewall=FIREWALLS[firewall], family=family))
         router = made[-1]
         # The forwarding of what is too large for a tunnel in which nothing may be fragmented is refused only so.
         router.router.sysctl("net.ipv4.ip_forward_use_pmtu", 1)
-        for limit in ("icmp_ratelimit", "icmp_ratemask"):
-            router.router.sysctl(f"net.ipv4.{limit}", 0)
+        answer_all(router.router)
         return router
 
     yield make
@@ -98,13 +116,18 @@ def fares(router, datagrams, size, told):
     """Whether a packet of a size arrives, and what its sender is told: by whom, about which addresses and ports, and
     the MTU."""
     told.frames(0)
-    sent, behind = datagrams.probe(size - 28), datagrams.probe(32)
+    sent, behind = datagrams.probe(size - router.header - 8), datagrams.probe(32)
     arrived = []
     while behind not in arrived:
         arrived += datagrams.receive(1) or pytest.fail("a small packet was lost")
-    answers = {(packet.src, packet.dst, packet[ICMP].nexthopmtu, packet[ICMP].payload.src, packet[ICMP].payload.dst,
-                packet[ICMP].payload.payload.sport - datagrams.source[1], packet[ICMP].payload.payload.dport)
-               for packet in told.packets(protocol=1, seconds=0.1) if (packet[ICMP].type, packet[ICMP].code) == (3, 4)}
+    answers = set()
+    for packet in told.packets(protocol=58 if router.is_v6 else 1, seconds=0.1):
+        answer, message = packet.payload, bytes(packet.payload)[router.header:]
+        if message[:2] == (b"\2\0" if router.is_v6 else b"\3\4"):
+            quoted = type(answer)(message[8:])
+            ports = struct.unpack("!HH", bytes(quoted.payload)[:4])
+            answers.add((answer.src, answer.dst, int.from_bytes(message[4:8]), quoted.src, quoted.dst,
+                         ports[0] - datagrams.source[1], ports[1]))
     return sent in arrived, answers
 
 
@@ -112,12 +135,12 @@ def explore(router, datagrams, narrow, widen):
     """What becomes of a conversation when its tunnel becomes narrower, and wide again: all that is said to its sender,
     the largest packet that passes, and whether one of a byte more does."""
     told = Wire(router.lan, "eth0", outgoing=False)
-    assert fares(router, datagrams, 1300, told) == (True, set())
+    assert fares(router, datagrams, LARGE, told) == (True, set())
     narrow()
     said, passes = set(), False
     # What is too large first is found out by the tunnel, and then by the router.
     for _ in range(5):
-        arrived, answers = fares(router, datagrams, 1300, told)
+        arrived, answers = fares(router, datagrams, LARGE, told)
         said |= answers
         passes = arrived
     largest = max((answer[2] for answer in said), default=0)
@@ -125,7 +148,7 @@ def explore(router, datagrams, narrow, widen):
     datagrams.exchange(5)
     widen()
     datagrams.exchange(3)
-    again = fares(router, datagrams, 1300, told)
+    again = fares(router, datagrams, LARGE, told)
     told.close()
     return {"told": said, "large ones pass": passes, "at the edge": at_the_edge, "wide again": again}
 
@@ -149,11 +172,18 @@ def on_the_way(between, router, mtu):
     """Sets the MTU of the cable behind the host in between, and has forgotten what was found out about it."""
     between.ip("link", "set", "to2", "mtu", mtu)
     if mtu == 1500:
-        router.router.ip("route", "flush", "cache")
+        router.router.ip("-4", "route", "flush", "cache")
+
+        def is_forgotten():
+            router.router.ip("-6", "route", "flush", "cache")
+            return "mtu" not in router.router.ip("-6", "route", "show", "cache")
+        wait_until(is_forgotten, 5)
 
 
-@pytest.mark.parametrize("kind, firewall", [*((kind, "masquerade") for kind in TUNNELS), ("gre", "no-nat"),
-                                            ("vxlan-df", "no-nat")])
+# What of IPv6 is another combination of what is inside and outside each.
+@pytest.mark.parametrize("family, kind, firewall", [
+    *(("ipv4", kind, "masquerade") for kind in TUNNELS if kind != "ip6tnl"), ("ipv4", "gre", "no-nat"),
+    ("ipv4", "vxlan-df", "no-nat"), ("ipv6", "gre", "masquerade"), ("ipv6", "ip6tnl", "no-nat")], indirect=["family"])
 def test_the_path_of_a_tunnel_becomes_narrower(make_router, between, kind, firewall):
     """By the word of a host on the way, of which only the tunnel hears."""
     router = make_router(kind, firewall)
@@ -169,7 +199,9 @@ def test_the_path_of_a_tunnel_becomes_narrower(make_router, between, kind, firew
     assert slow["wide again"] == (True, set())
 
 
-@pytest.mark.parametrize("kind", ["gre", "vxlan", "wireguard", SESSION])
+@pytest.mark.parametrize("family, kind", [
+    ("ipv4", "gre"), ("ipv6", "vxlan"), ("ipv4", "wireguard"), ("ipv6", "ip6gre"), ("ipv4", SESSION)],
+                         indirect=["family"])
 def test_the_mtu_of_a_tunnel_changed(make_router, kind):
     """By the administrator. What leaves is no larger, with all that the tunnel adds; it may pad what it carries."""
     if kind == SESSION:
@@ -179,7 +211,7 @@ def test_the_mtu_of_a_tunnel_changed(make_router, kind):
     datagrams.set_probing()
     before = int(router.router.ip("-o", "link", "show", "wan0").split(" mtu ")[1].split()[0])
     # No multiple of anything that packets are padded to.
-    mtu = 1203
+    mtu = 1303
 
     outside = router.until_removed(Wire(router.router, "wan0p", incoming=False))
 
@@ -199,7 +231,8 @@ def test_the_mtu_of_a_tunnel_changed(make_router, kind):
     assert sizes[0] == sizes[1] and (kind == SESSION or sizes[0] >= mtu + 14)
 
 
-@pytest.mark.parametrize("kind", ["gre", "vxlan-df", "wireguard"])
+@pytest.mark.parametrize("family, kind", [("ipv4", "gre"), ("ipv6", "vxlan-df"), ("ipv4", "wireguard")],
+                         indirect=["family"])
 def test_a_stream_goes_on_in_a_tunnel_whose_path_becomes_narrower(make_router, between, kind):
     """TCP is told, and sends smaller segments."""
     router = make_router(kind, "masquerade")

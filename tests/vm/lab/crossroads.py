@@ -367,6 +367,11 @@ class Datagrams(Talk):
         return self._client.getsockname()
 
     @property
+    def said(self):
+        """How many messages there were, there and back."""
+        return self._number
+
+    @property
     def server_socket(self):
         """The server's socket, which may have other clients."""
         return self._server
