@@ -1318,6 +1318,8 @@ def test_rules_that_change_right_after_others_count_a_tenth_of_a_second_later(cr
     talk = cross.talk("udp")
     talk.make_fast()
     for number in range(3):
+        # What has changed before is no longer just before.
+        time.sleep(0.12)
         cross.router.nft(f"add element {table} names addresses {{ {cross.family.numbered(number)} }}")
         # It has been noticed, and what follows is not, for a while.
         before = cross.control.stats()

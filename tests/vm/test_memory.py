@@ -252,3 +252,20 @@ def test_the_module_cannot_be_loaded(faults):
 
     assert refused_in_turn(faults, lambda: run("modprobe", "fasttrack"), check) >= 6
     assert kernel.loaded()
+
+
+@both
+def test_packets_without_room_for_a_link_layer_header(router, faults, datagrams):
+    """As it is written before a packet in whole words, it needs a little more than it is long. No device of the kernel's
+    own gives so little; a packet that has it is copied, and slow only if there is no memory for that."""
+    router.know_neighbours()
+    router.control.enable(sample_interval=NO_SAMPLES)
+    datagrams.warm_up()
+    with faults.tight(router.router, "lan0"):
+        stats = moved(router, lambda: datagrams.exchange(30))
+        assert stats.packets == (30, 30) and not stats.reasons(), (stats.packets, stats.reasons())
+        stats = moved(router, lambda: datagrams.exchange(30), faults)
+    assert stats.packets == (0, 30) and stats.reasons() == {"no-memory": 30}, (stats.packets, stats.reasons())
+    assert faults.refused() == {"pskb_expand_head": 30}
+    stats = moved(router, lambda: datagrams.exchange(30), faults)
+    assert stats.packets == (30, 30) and not stats.reasons(), (stats.packets, stats.reasons())

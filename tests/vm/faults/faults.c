@@ -8,7 +8,16 @@
  * The former fail by giving NULL, the latter -ENOMEM. They do from when the parameter `pass` is written: so
  * many calls succeed, and those that follow fail, until it is written again; -1 is for ever. What reallocates
  * always succeeds in making nothing of something, which frees it.
+ *
+ * And has packets arrive without any room before their link-layer header, on the device whose name is written to the
+ * parameter `tight`, in the namespace of who writes it, until an empty one is.
  */
+#include <linux/netdevice.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_netdev.h>
+#include <linux/nsproxy.h>
+#include <linux/rtnetlink.h>
+#include <linux/skbuff.h>
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -98,6 +107,61 @@ static void afterwards(struct kprobe *probe, struct pt_regs *regs, unsigned long
 }
 NOKPROBE_SYMBOL(afterwards);
 
+static unsigned int tighten(void *private, struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	int spare = skb_mac_header(skb) - skb->head;
+
+	/* What others have, too, has to stay where it is. */
+	if (skb_cloned(skb) || skb_shared(skb) || spare <= 0)
+		return NF_ACCEPT;
+	memmove(skb->head, skb->head + spare, skb_tail_pointer(skb) - skb->head - spare);
+	skb->data -= spare;
+	skb->tail -= spare;
+	skb_headers_offset_update(skb, -spare);
+	return NF_ACCEPT;
+}
+
+static struct nf_hook_ops tight = {
+	.hook = tighten,
+	.pf = NFPROTO_NETDEV,
+	.hooknum = NF_NETDEV_INGRESS,
+	.priority = INT_MIN,
+};
+
+static void be_wide(void)
+{
+	if (tight.dev) {
+		nf_unregister_net_hook(dev_net(tight.dev), &tight);
+		dev_put(tight.dev);
+	}
+	tight.dev = NULL;
+}
+
+/* Parameters are written one at a time. */
+static int set_tight(const char *text, const struct kernel_param *parameter)
+{
+	char name[IFNAMSIZ];
+	int error;
+
+	be_wide();
+	strscpy(name, text, sizeof(name));
+	strim(name);
+	if (!*name)
+		return 0;
+	tight.dev = dev_get_by_name(current->nsproxy->net_ns, name);
+	if (!tight.dev)
+		return -ENODEV;
+	error = nf_register_net_hook(dev_net(tight.dev), &tight);
+	if (error) {
+		dev_put(tight.dev);
+		tight.dev = NULL;
+	}
+	return error;
+}
+
+static const struct kernel_param_ops tight_operations = { .set = set_tight };
+module_param_cb(tight, &tight_operations, NULL, 0200);
+
 static void remove_all(void)
 {
 	for (int at = 0; at < 2 * MOST; at++)
@@ -129,6 +193,7 @@ static int __init begin(void)
 
 static void __exit end(void)
 {
+	be_wide();
 	remove_all();
 }
 

@@ -39,6 +39,16 @@ class Faults:
         counts = zip((*POINTERS, *ERRORS), map(int, (*numbers[:len(POINTERS)], *numbers[half:half + len(ERRORS)])))
         return {name: count for name, count in counts if count}
 
+    @contextlib.contextmanager
+    def tight(self, namespace, device):
+        """In this context packets that arrive on a device have no room before their link-layer header."""
+        with namespace.inside():
+            (PARAMETERS / "tight").write_text(device, encoding="ascii")
+        try:
+            yield
+        finally:
+            (PARAMETERS / "tight").write_text("\n", encoding="ascii")
+
     def close(self):
         """Has everything granted again."""
         subprocess.run(["rmmod", "faults"], check=True)
