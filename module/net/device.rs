@@ -84,16 +84,18 @@ impl Device {
     /// them, not one that has a queue for them.
     #[inline(always)]
     pub fn is_direct_ppp(&self) -> bool {
-        // SAFETY: The device is valid.
-        let kind = unsafe { addr_of!((*self.0.get()).type_).read_volatile() };
-        u32::from(kind) == bindings::ARPHRD_PPP
+        self.link_type() == bindings::ARPHRD_PPP
             && self.private_flags() & bindings::netdev_priv_flags_IFF_NO_QUEUE != 0
     }
 
     /// Whether IPsec encrypts what it is given to send, and has decrypted what it receives: whether it is an xfrm
-    /// interface or a VTI, also the one that each namespace has of these from the beginning. Others may be such that
-    /// packets meet IPsec further on, but then that is about other packets, which theirs are in.
+    /// interface or a VTI, or the fallback device of the latter. Behind other devices packets may meet IPsec further on,
+    /// but then it is about other packets, which have theirs inside.
     pub(super) fn is_of_ipsec(&self) -> bool {
+        // None of them has headers as Ethernet has them; most others have.
+        if self.link_type() == bindings::ARPHRD_ETHER {
+            return false;
+        }
         // SAFETY: The device is valid, and what kind it is of is said before it is registered, with a name. It goes
         // with the kind's module, which has its devices removed before, and waits until nobody has one any more
         // (`rtnl_link_unregister`).
@@ -106,6 +108,14 @@ impl Device {
         };
         // net/xfrm/xfrm_interface_core.c, net/ipv4/ip_vti.c, net/ipv6/ip6_vti.c.
         matches!(kind.to_bytes(), b"xfrm" | b"vti" | b"vti6")
+    }
+
+    /// What its link layer is (`ARPHRD_*`).
+    #[inline(always)]
+    fn link_type(&self) -> u32 {
+        // SAFETY: The device is valid.
+        let kind = unsafe { addr_of!((*self.0.get()).type_).read_volatile() };
+        kind.into()
     }
 
     /// Whether it wants nothing of a packet's route.
