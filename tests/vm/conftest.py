@@ -10,6 +10,7 @@ from _pytest.runner import runtestprotocol
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import findings, kernel  # noqa: E402
+from lab.leaks import Leak  # noqa: E402
 from lab.topology import Tunnel, Router  # noqa: E402
 from lab.traffic import Datagrams, Wire  # noqa: E402
 
@@ -32,15 +33,24 @@ SECOND_TRIES = 4
 tried_again = []
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Notes in a report whether the test may be tried again."""
+    report = yield
+    report.is_final = report.when == "teardown" or call.excinfo is not None and call.excinfo.errisinstance(Leak)
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Tries a test a second time that has failed, unless many have, or it is the kernel that complained or something was
-    left behind. The guest is slow and shares its processors with others: now and then a packet, an answer or a timer
-    comes later than any test can wait for. What it had failed with is told at the end all the same."""
+    """Tries a test a second time that has failed, unless many have, or it is the kernel that complained, something was
+    left behind, or was seen that must not be seen even once. The guest is slow and shares its processors with others:
+    now and then a packet, an answer or a timer comes later than any test can wait for. What it had failed with is told
+    at the end all the same."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
     failed = [report for report in reports if report.failed]
-    if failed and all(report.when != "teardown" for report in failed) and len(tried_again) < SECOND_TRIES:
+    if failed and not any(report.is_final for report in failed) and len(tried_again) < SECOND_TRIES:
         tried_again.append((item.nodeid, failed[0].longreprtext))
         item._initrequest()  # pylint: disable=protected-access
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
