@@ -174,9 +174,6 @@ class Daemon:
 class Ike(Site):
     """A site whose gateways run IKE daemons."""
 
-    # Whichever the routes say.
-    bound = ()
-
     #: The example for each kind.
     EXAMPLES = {"policy": "policy.conf", "encapsulated": "policy.conf", "transport": "policy.conf",
                 "interface": "interface.conf"}

@@ -48,9 +48,6 @@ class Site:
     on A. The gateways' addresses may be of another version of IP than the hosts'. Unless it is not wanted, a
     conversation between the hosts goes on all the time."""
 
-    #: The device that an xfrm interface sends by, in words of `ip link`.
-    bound = ("dev", "wan0")
-
     def __init__(self, kind, family, serial, conversing=True, outer=None):
         self.kind, self.family, self.outer = kind, family, outer or family
         self.words = ADDRESSES[family] | {name: ADDRESSES[self.outer][name] for name in ("wan", "other", "anywhere")}
@@ -129,7 +126,7 @@ class Site:
         return words
 
     @property
-    def _interface(self):
+    def of_device(self):
         """What policies and states of a device have that others do not."""
         return {"interface": ("if_id", 42), "vti": self._mark}.get(self.kind, ())
 
@@ -150,7 +147,7 @@ class Site:
         """Has the gateway of `own` send what is for the other LAN to where it is protected."""
         gateway = own.gateway
         if self.device:
-            what = ("xfrm", *self.bound, "if_id", 42)
+            what = ("xfrm", "if_id", 42)
             if self.kind == "vti":
                 what = ("vti6" if self.family == "ipv6" else "vti", "local", own.wan, "remote", peer.wan, "key", 42)
             gateway.ip("link", "add", self.device, "type", *what)
@@ -183,19 +180,28 @@ class Site:
             # Nor as what an error is about.
             self.a.gateway.ip("xfrm", "policy", "add", *self.selector(self.a, self.b)[:4], "proto",
                               *self.words["unreachable"], "dir", "out", "priority", BLOCKED, "action", "block")
-            self.translate()
+        self.translate()
         self.states(self.spi)
 
     def translate(self):
-        """Has what A's LAN host sends come from the gateway itself, of which transport mode is."""
-        self.a.gateway.nft(f"""
+        """Has what A's LAN host sends come from the gateway itself, if the mode is transport mode."""
+        if self.ruleset:
+            self.a.gateway.nft(self.ruleset)
+
+    @property
+    def ruleset(self):
+        """A's rules, without fasttrack's: none, or those by which what its LAN host sends comes from the gateway itself,
+        of which transport mode is."""
+        if self.kind != "transport":
+            return ""
+        return f"""
             table inet source {{
                 chain postrouting {{
                     type nat hook postrouting priority srcnat;
                     oifname "wan*" snat {self.words["table"]} to {self.a.wan}
                 }}
             }}
-        """)
+        """
 
     def policies(self, own, peer, verb):
         """Adds or deletes the policies of one end."""
@@ -203,13 +209,14 @@ class Site:
             for direction in ("out", "fwd", "in"):
                 self.policy(own, peer, verb, direction)
 
-    def policy(self, own, peer, verb, direction, priority=100, more=(), selecting=()):
-        """Adds, updates or deletes one; what it is about may be narrowed by further words."""
+    def policy(self, own, peer, verb, direction, priority=100, more=(), selecting=(), reqid=1):
+        """Adds, updates or deletes one; what it is about may be narrowed by further words, and it may be for other states
+        than there are."""
         source, destination = (own, peer) if direction == "out" else (peer, own)
-        words = [*self.selector(source, destination), *selecting, *self._interface, "dir", direction]
+        words = [*self.selector(source, destination), *selecting, *self.of_device, "dir", direction]
         if verb != "delete":
             ends = ("src", source.wan, "dst", destination.wan) if self.mode == "tunnel" else ()
-            words += ["priority", priority, *more, "tmpl", *ends, "proto", "esp", "reqid", 1, "mode", self.mode]
+            words += ["priority", priority, *more, "tmpl", *ends, "proto", "esp", "reqid", reqid, "mode", self.mode]
         own.gateway.ip("xfrm", "policy", verb, *words)
 
     def exempt(self, own, peer, verb, direction, priority=10):
@@ -220,7 +227,7 @@ class Site:
 
     def forbid(self, own, peer, verb, priority):
         """Adds or updates the policy that lets nothing leave in clear."""
-        own.gateway.ip("xfrm", "policy", verb, *self.selector(own, peer, wide=True), *self._interface,
+        own.gateway.ip("xfrm", "policy", verb, *self.selector(own, peer, wide=True), *self.of_device,
                        "dir", "out", "priority", priority, "action", "block")
 
     def states(self, spi, *limit, key=KEY, out=()):
@@ -234,7 +241,7 @@ class Site:
 
     def state(self, end, source, destination, spi, *words):
         """Adds one state, at one end. The last of the words are those that say what encrypts."""
-        more = self._interface
+        more = self.of_device
         if self.kind == "encapsulated":
             more += ("encap", "espinudp", 4500, 4500, self.words["anywhere"])
         end.gateway.ip("xfrm", "state", "add", "src", source.wan, "dst", destination.wan, "proto", "esp",
@@ -251,7 +258,8 @@ class Site:
 
     def ipsec_counters(self):
         """What A's IPsec has refused and what failed, by the names that /proc/net/xfrm_stat has for it."""
-        words = self.a.gateway.run("cat", "/proc/net/xfrm_stat").split()
+        with self.a.gateway.inside():
+            words = Path("/proc/thread-self/net/xfrm_stat").read_text(encoding="ascii").split()
         return dict(zip(words[::2], map(int, words[1::2])))
 
     def forget_states(self, spi):
