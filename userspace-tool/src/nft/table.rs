@@ -42,9 +42,11 @@
 //! What stays off the fast path is then the administrator's choice alone.
 //!
 //! All this is about policies. Traffic through an xfrm or vti device is encrypted behind that device
-//! and shows no transform in front of it, so that outbound nothing matches. What an xfrm interface has
-//! decrypted has a secpath like any other, what a vti has decrypted has none (`vti_rcv_cb` in
-//! `net/ipv4/ip_vti.c` scrubs it).
+//! and shows no transform in front of it, so that outbound nothing is marked: packets pass
+//! postrouting again when the device sends them on, and are counted there, but without their
+//! connection. What an xfrm interface has decrypted has a secpath like any other, what a vti has
+//! decrypted has none (`vti_rcv_cb` in `net/ipv4/ip_vti.c` scrubs it). The module keeps both off the
+//! fast path by the device alone.
 
 use std::ffi::CStr;
 
