@@ -3,6 +3,7 @@
 and from one to another; headers, figures, limits, path MTU and large packets included."""
 
 import contextlib
+import re
 import socket
 import time
 
@@ -11,12 +12,19 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
+from lab import leaks
 from lab.branches import HUB, Branches
 from lab.site import Expirations, Questions
 from lab.traffic import Datagrams, Stream, Wire, is_whole, protocol_in
 
 COUNT = 10
 FAMILIES = ("ipv4", "ipv6")
+#: Who looks at no connection has none counted.
+TRACKING = """
+    table inet tracking {
+        chain forward { type filter hook forward priority 0; ct state invalid drop; }
+    }
+"""
 MASQUERADE = """
     table inet nat {
         chain postrouting {
@@ -82,6 +90,20 @@ def moved(branches, run):
     return {state: tuple(now - then for now, then in zip(after[state], before[state])) for state in after}
 
 
+def accounted(branches, run):
+    """What a run adds to what conntrack counts of the hub's datagrams: packets and bytes of each direction, by version
+    of IP; and to the figures of its states."""
+    def now():
+        return [int(count) for family in FAMILIES
+                for pair in re.findall(r"packets=(\d+) bytes=(\d+)", branches.hub.run("conntrack", "-L", "-f", family, "-p", "udp"))
+                for count in pair]
+    before = now()
+    figures = moved(branches, run)
+    after = now()
+    assert len(after) == len(before)
+    return [later - then for later, then in zip(after, before)], figures
+
+
 def other_than_esp(frames):
     """Those that are something else."""
     return [frame for frame in frames if protocol_in(frame) != socket.IPPROTO_ESP]
@@ -94,6 +116,8 @@ def other_than_esp(frames):
 @pytest.mark.parametrize("kind", ["policy", "interface", "vti"])
 def test_both_directions_are_fast(make_branches, kind, outer):
     branches = make_branches(kind, outer)
+    branches.hub.sysctl("net.netfilter.nf_conntrack_acct", 1)
+    branches.hub.nft(TRACKING)
     talks = [datagrams_to(branches, family=family) for family in FAMILIES]
 
     def run():
@@ -101,19 +125,21 @@ def test_both_directions_are_fast(make_branches, kind, outer):
             talk.exchange(COUNT)
             talk.exchange(COUNT, size=700)
     run()
-    slow = moved(branches, run)
-    assert sum(figures[1] for figures in slow.values()) == 2 * 2 * 2 * COUNT
+    slow = counts, figures_of = accounted(branches, run)
+    assert counts[::2] == 4 * [2 * COUNT]
+    assert sum(figures[1] for figures in figures_of.values()) == 2 * 2 * 2 * COUNT
     excluded(branches, talks)
     accelerate(branches)
     for talk in talks:
         becomes_fast(branches, talk)
     wire = branches.wire()
     before = branches.control.stats()
-    assert moved(branches, run) == slow
+    assert accounted(branches, run) == slow
     after = branches.control.stats() - before
     assert after.packets == (4 * COUNT, 4 * COUNT), after.reasons()
     frames = wire.frames()
-    assert not other_than_esp(frames) and len(frames) == 8 * COUNT
+    leaks.none(other_than_esp(frames))
+    assert len(frames) == 8 * COUNT
     for family in FAMILIES:
         stream = stream_to(branches, family)
         becomes_fast(branches, stream)
@@ -126,7 +152,7 @@ def test_both_directions_are_fast(make_branches, kind, outer):
         assert min(after.bytes) >= 100_000, (family, after.bytes, after.packets, after.reasons())
         # At first neither the hosts nor the hub's routes know what fits into the tunnel.
         assert set(after.reasons()) <= {"mtu", "stale-route"}, (family, after.packets, after.reasons())
-    assert not other_than_esp(wire.frames())
+    leaks.none(other_than_esp(wire.frames()))
 
 
 def excluded(branches, talks):
@@ -171,7 +197,8 @@ def test_from_one_tunnel_to_another(make_branches, kinds, outer):
     after = branches.control.stats() - before
     assert after.packets == (2 * COUNT, 2 * COUNT), after.reasons()
     frames = wire.frames()
-    assert not other_than_esp(frames) and len(frames) == 8 * COUNT
+    leaks.none(other_than_esp(frames))
+    assert len(frames) == 8 * COUNT
 
 
 # What is around the packets.
@@ -377,9 +404,9 @@ def test_a_path_mtu_that_the_wan_lowers(make_branches, kind, outer, inner, masqu
 # Packets that are made of several.
 
 
-def large(branches, talk, way, length, run):
+def large(branches, talk, way, length, run, slow=None):
     """What a run of a conversation sends one way is fast, some of it in packets that are larger than those on the
-    WAN."""
+    WAN; the figures of states are those of the slow path, if these are given."""
     becomes_fast(branches, talk)
     # What is merged depends on how packets meet.
     for _ in range(10):
@@ -387,6 +414,7 @@ def large(branches, talk, way, length, run):
         figures = moved(branches, run)
         after = branches.control.stats() - before
         assert after.bytes[way] > 0.95 * length, (after.bytes, after.reasons())
+        assert slow in (None, figures), (slow, figures)
         # On the WAN they are of the usual size.
         on_wan = max(packets for _, packets, *_ in figures.values())
         assert on_wan >= length / 1500
@@ -436,7 +464,6 @@ def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, 
     """)
     if masquerade:
         branches.hub.nft(MASQUERADE)
-    accelerate(branches)
     data = b"z" * 150_000
     for family in FAMILIES:
         stream = stream_to(branches, family)
@@ -444,12 +471,16 @@ def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, 
         address = branches.host(HUB, family)
         back = branches.until_removed(Datagrams(branches.branches[2], branches.lan, address,
                                                 source=(branches.host(2, family), 7001), listen=(address, 7)))
+        branches.control.disable()
+        slow = [moved(branches, lambda run=run, talk=talk: run(talk)) for run, talk in ((in_one, out), (together, back))]
+        assert [sorted(packets for _, packets, *_ in of.values()) for of in slow] == 2 * [[0, BURSTS * BURST]]
+        accelerate(branches)
         # What the path takes is found out.
         for way in (False, True):
             stream.send(data, back=way)
         wire = branches.wire()
         large(branches, stream, 0, len(data), lambda to=stream: to.send(data))
-        large(branches, out, 0, BURSTS * BURST * SIZE, lambda to=out: in_one(to))
+        large(branches, out, 0, BURSTS * BURST * SIZE, lambda to=out: in_one(to), slow[0])
         # So many leave at a time, and meet at the hub. Once as it has merged them, and once as its device splits them
         # again.
         branches.branches[2].run("tc", "qdisc", "add", *QUEUE, "slot", "20ms", "packets", BURST)
@@ -457,26 +488,29 @@ def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, 
             branches.hub.run("ethtool", "-K", "lan0", "tx", offload)
             lan = branches.until_removed(Wire(branches.lan, "eth0", outgoing=False))
             large(branches, stream, 1, len(data), lambda to=stream: to.send(data, back=True))
-            large(branches, back, 0, BURSTS * BURST * SIZE, lambda to=back: together(to))
+            large(branches, back, 0, BURSTS * BURST * SIZE, lambda to=back: together(to), slow[1])
             arrived = lan.frames(0.1)
             assert len(arrived) > 20
         assert all(len(frame) <= 1514 and is_whole(frame) for frame in arrived)
         branches.branches[2].run("tc", "qdisc", "del", *QUEUE)
         branches.hub.run("ethtool", "-K", "lan0", "tx", "on")
         frames = wire.frames(0.1)
-        assert all(len(frame) <= 1514 for frame in frames) and not other_than_esp(frames)
-    assert branches.wan.counter("netdev seen", "clear") == 0
+        leaks.none(other_than_esp(frames))
+        assert all(len(frame) <= 1514 for frame in frames)
+    leaks.none(branches.wan.counter("netdev seen", "clear"))
 
 
 # States.
 
 
-@pytest.mark.parametrize("limit, way", [("packet", "out"), ("byte", "out"), ("packet", "into")])
-def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way):
+@pytest.mark.parametrize("limit, way, outer, inner", [
+    ("packet", "out", "ipv4", "ipv4"), ("byte", "out", "ipv4", "ipv4"), ("packet", "into", "ipv4", "ipv4"),
+    ("packet", "out", "ipv6", "ipv6"), ("byte", "into", "ipv6", "ipv4")])
+def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way, outer, inner):
     """Then somebody is asked for another state to send by, and nothing leaves in clear; or nothing is let in."""
-    branches = make_branches()
+    branches = make_branches(outer=outer)
     questions = branches.until_removed(Questions(branches.hub))
-    talk = datagrams_to(branches)
+    talk = datagrams_to(branches, family=inner)
     amount = {"packet": 30, "byte": 30 * 100}[limit]
     passed = {}
     for generation, mode in enumerate(("exclude", "accelerate"), 1):
@@ -497,7 +531,7 @@ def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way):
         after = branches.control.stats() - before
         if mode == "accelerate":
             assert min(after.packets) > 10, after.reasons()
-        assert not other_than_esp(wire.frames())
+        leaks.none(other_than_esp(wire.frames()))
         talk.send(72)
         assert way == "into" or questions.one()
         branches.hub.ip("xfrm", "state", "flush")
@@ -505,6 +539,36 @@ def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way):
         branches.states(2, generation=generation)
         talk.drain()
     assert passed["exclude"] == passed["accelerate"] and 0 < passed["exclude"] < 60
+
+
+@pytest.mark.parametrize("way, kind, outer, inner", [
+    ("out", "policy", "ipv4", "ipv4"), ("into", "interface", "ipv6", "ipv6")])
+def test_a_state_that_expires_ends_what_is_fast_by_it(make_branches, way, kind, outer, inner):
+    """By time, under way: till then all packets are fast. Then it is as behind another limit."""
+    branches = make_branches(kind, outer)
+    questions = branches.until_removed(Questions(branches.hub))
+    talk = datagrams_to(branches, family=inner)
+    accelerate(branches)
+    becomes_fast(branches, talk)
+    wire = branches.wire()
+    branches.states(2, generation=1, **{way: ("limit", "time-hard", 4)})
+    branches.states(2, generation=0, verb="delete")
+    becomes_fast(branches, talk)
+    before = branches.control.stats()
+    deadline = time.monotonic() + 30
+    count = 0
+    while talk.request(timeout=1):
+        count += 1
+        if not talk.reply(timeout=1):
+            assert way == "into"
+            break
+        assert time.monotonic() < deadline, "it does not expire"
+        time.sleep(0.02)
+    after = branches.control.stats() - before
+    # The last ones each way may have come behind it.
+    assert count > 10 and min(after.packets) >= count - 1, (count, after.packets, after.reasons())
+    assert way == "into" or questions.one()
+    leaks.none(other_than_esp(wire.frames()))
 
 
 @pytest.mark.parametrize("limit, way", [("packet", "out"), ("byte", "into")])
