@@ -129,7 +129,7 @@ def arguments():
     parser.add_argument("--most", type=int, default=1_000_000,
                         help="with `growth`: how many connections at most")
     parser.add_argument("--tunnel", action="store_true", help="with `native`: packets of an IPsec tunnel instead")
-    parser.add_argument("--rounds", type=int, default=60,
+    parser.add_argument("--rounds", type=int, default=48,
                         help="with `native`: how often each path has its turn")
     parser.add_argument("--queue", action="store_true", help="give the router's devices a queue, as a network card has")
     parser.add_argument("--symbols", help="to which file to add the kernel's symbols, before a path's modules go")
