@@ -18,7 +18,7 @@ from network import IPV4, Network
 CPUS = 2
 #: Packets of one processor in a run.
 COUNT = 15_000
-ROUNDS = 21
+ROUNDS = 15
 WAYS = (paths.Fasttrack(), paths.FasttrackAccounting(), paths.Flowtable(), paths.Slow())
 
 
