@@ -236,7 +236,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
     let instance = &port.instance;
     // The flow of an ordinary one has no transforms.
     if !A::IS_ORDINARY {
-        look_closer(flow, skb.skb().look())?;
+        look_closer(port, flow, skb.skb().look())?;
     }
     // Link-layer padding is no part of the packet, and the IP layer would cut it off as well.
     if packet.is_padded(skb.size())? {
@@ -327,7 +327,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
 /// forwarded all the same.
 #[cold]
 #[inline(never)]
-fn look_closer(flow: &Flow, skb: Look<'_>) -> Result<(), SlowReason> {
+fn look_closer(port: &Port, flow: &Flow, skb: Look<'_>) -> Result<(), SlowReason> {
     if !skb.is_for_us() {
         return Err(SlowReason::OtherHost);
     }
@@ -340,6 +340,13 @@ fn look_closer(flow: &Flow, skb: Look<'_>) -> Result<(), SlowReason> {
     };
     if !arrives_as_learned {
         return Err(SlowReason::SecpathMismatch);
+    }
+    // What was decrypted has left the link behind, and its states say more.
+    if flow.is_of_sender()
+        && flow.secpath.is_none()
+        && port.senders.sender(skb.before()) != flow.sender()
+    {
+        return Err(SlowReason::Sender);
     }
     if skb.has_mark() {
         return Err(SlowReason::PacketMark);
@@ -503,6 +510,7 @@ fn stay_slow<I: Carried>(
         | SlowReason::Sampled
         | SlowReason::Revalidating
         | SlowReason::Dscp
+        | SlowReason::Sender
         | SlowReason::StaleRoute
         | SlowReason::NoNeighbour => {
             let (epoch, routes) = (instance.settings.epoch(), flow.routes::<I>(instance.net));

@@ -2,6 +2,7 @@
 
 //! A flow: one direction of a connection, and the memo of what the slow path does with its packets.
 
+use core::sync::atomic::AtomicU16;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Acquire;
@@ -18,6 +19,7 @@ use crate::engine::key::Hasher;
 use crate::engine::key::Key;
 use crate::engine::rewrite::Amendment;
 use crate::engine::rewrite::Translation;
+use crate::engine::sender::Sender;
 use crate::engine::tick::Tick;
 use crate::engine::transforms::Transforms;
 use crate::engine::transport::Protocol;
@@ -59,8 +61,8 @@ pub struct Flow {
     pub route: Route,
     /// The generation of the routes that it was last looked up in: see [`Flow::routes`].
     looked_up: AtomicU32,
-    /// Largest packet that the route takes; 0 if more has to be asked than that: see [`Flow::lasting_mtu`].
-    mtu: AtomicU32,
+    /// Who sends them.
+    sender: AtomicU32,
     /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
     pub neighbour: Option<Neighbour>,
 
@@ -80,8 +82,10 @@ pub struct Flow {
     pub transforms: Transforms,
     /// When the last packet came, to within a second.
     seen: AtomicU32,
-    /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`.
-    owner: u32,
+    /// The CPU that counts in `packets` and `bytes`; others count in `elsewhere`. A number of 16 bits.
+    owner: u16,
+    /// Largest packet that the route takes; 0 if more has to be asked than that: see [`Flow::lasting_mtu`].
+    mtu: AtomicU16,
     packets: AtomicU64,
     bytes: AtomicU64,
     /// The IPsec states that have decrypted its packets; none if they arrive in clear.
@@ -207,6 +211,7 @@ impl Flow {
             connection: seed.connection,
             route: seed.route,
             looked_up: AtomicU32::new(0),
+            sender: AtomicU32::new(0),
             transforms: Transforms::shown(seed.secpath.is_some(), seed.neighbour.is_none())
                 .and(seed.by_devices),
             neighbour: seed.neighbour,
@@ -215,9 +220,9 @@ impl Flow {
             amendment: AtomicU32::new(translation.amendment::<I>(0, 0).pack()),
             direction: seed.direction,
             scale,
-            mtu: AtomicU32::new(0),
             seen: AtomicU32::new(seed.now.0),
-            owner: seed.cpu,
+            owner: seed.cpu as u16,
+            mtu: AtomicU16::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             secpath: seed.secpath,
@@ -281,21 +286,25 @@ impl Flow {
     }
 
     /// Largest packet that the route takes, in bytes. `None` if the route has to be [asked](Route::mtu) each time, if it
-    /// leads to a transform, or if the next hop is no neighbour [by](NextHop::is_of) the packets' version of IP; such a
-    /// flow's packets are not ordinary.
+    /// leads to a transform, if the next hop is no neighbour [by](NextHop::is_of) the packets' version of IP, or if the flow is
+    /// one [of a sender](Self::is_of_sender); such a flow's packets are not ordinary.
     #[inline(always)]
     pub fn lasting_mtu(&self) -> Option<u32> {
         match self.mtu.load(Relaxed) {
             0 => None,
-            mtu => Some(mtu),
+            mtu => Some(mtu.into()),
         }
     }
 
     /// Changes it, to what is to be had of the route.
     pub fn set_mtu<I: Ip>(&self, mtu: Option<u32>) {
         let is_plain = |neighbour: &Neighbour| neighbour.next_hop().is_of::<I>();
-        let mtu = mtu.filter(|_| self.neighbour.as_ref().is_some_and(is_plain));
-        self.mtu.store(mtu.unwrap_or(0), Relaxed);
+        let mtu = mtu
+            .filter(|_| self.neighbour.as_ref().is_some_and(is_plain))
+            .filter(|_| !self.is_of_sender());
+        // No packet is larger than can be written down.
+        let mtu = mtu.map_or(0, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+        self.mtu.store(mtu, Relaxed);
     }
 
     /// What becomes of the IP header of its packets, besides the addresses.
@@ -319,6 +328,22 @@ impl Flow {
         self.amendment.store(amendment.pack(), Relaxed);
     }
 
+    /// Whether a packet is one of its own only if it comes from the same [sender](Self::sender): whether its connection is
+    /// in a zone of conntrack, of which there may be one for each sender. Such a flow's packets are not ordinary.
+    pub fn is_of_sender(&self) -> bool {
+        self.connection.zone(self.direction) != conntrack::DEFAULT_ZONE
+    }
+
+    /// Who sends its packets.
+    pub fn sender(&self) -> Sender {
+        Sender(self.sender.load(Relaxed))
+    }
+
+    /// Changes that.
+    pub fn set_sender(&self, sender: Sender) {
+        self.sender.store(sender.0, Relaxed);
+    }
+
     /// Notes that a packet came.
     pub fn see(&self, now: Tick) {
         self.seen.store(now.0, Relaxed);
@@ -336,7 +361,7 @@ impl Flow {
     #[inline(always)]
     pub fn count(&self, cpu: u32, bytes: u32) {
         let bytes = u64::from(bytes);
-        if cpu == self.owner {
+        if cpu == u32::from(self.owner) {
             let packets = self.packets.load(Relaxed).wrapping_add(1);
             self.packets.store(packets, Relaxed);
             let total = self.bytes.load(Relaxed).wrapping_add(bytes);

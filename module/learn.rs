@@ -351,6 +351,10 @@ impl<I: Carried> Seen<'_, I> {
         if flow.is_tcp() && track::opposite(instance, read, flow).is_none() {
             return;
         }
+        let Some(port) = instance.ports.port(read, self.packet.from()) else {
+            return;
+        };
+        flow.set_sender(port.senders.sender(self.packet.before()));
         flow.set_dscp::<I>(dscp, self.header.dscp);
         flow.set_mtu::<I>(route.lasting_mtu());
         flow.set_stamp(self.packet.stamp());

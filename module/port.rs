@@ -15,6 +15,7 @@ use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
 
 use crate::engine::key;
+use crate::engine::sender::Senders;
 use crate::instance::Instance;
 use crate::net::device::Device;
 use crate::net::device::Rtnl;
@@ -33,6 +34,8 @@ pub struct Port {
     pub index: u32,
     /// The namespace's instance.
     pub instance: Arc<Instance>,
+    /// How those who send packets to it are told apart.
+    pub senders: Senders,
     /// The conntrack zone of all connections that were seen to arrive on it; or [`NONE`], or [`SEVERAL`].
     zone: AtomicU32,
 }
@@ -45,7 +48,7 @@ const SEVERAL: u32 = 1 << 17;
 impl Port {
     /// Whether all connections that were seen to arrive on the device are of `zone`, as one is that has been seen
     /// now. The fast path does not know packets of one zone from those of another one that have the same addresses,
-    /// unless they arrive on another device.
+    /// unless they arrive on another device or from another [sender](Senders).
     pub fn is_all_of(&self, zone: u16) -> bool {
         self.zone.load(Relaxed) == u32::from(zone) || self.meet(zone)
     }
@@ -164,6 +167,7 @@ impl Ports {
             device: number,
             index: device.index(),
             instance: instance.clone(),
+            senders: Senders::new(device.is_ethernet()),
             zone: AtomicU32::new(NONE),
         };
         // SAFETY: The namespace is there until the instance has been switched off, which detaches.

@@ -11,6 +11,7 @@
 //! * [`packet`] reads the headers of a received packet, with [`ip`] and [`transport`], or says why it
 //!   can't be fast;
 //! * [`key`] and [`index`] find the flow that it belongs to;
+//! * [`sender`] says who sent it, where that matters;
 //! * [`validity`] says whether what was learned about the flow still holds;
 //! * [`window`] follows TCP's sequence space, for conntrack;
 //! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
@@ -35,6 +36,7 @@ pub mod reason;
 pub mod rewrite;
 #[cfg(test)]
 pub mod samples;
+pub mod sender;
 pub mod tick;
 pub mod transforms;
 pub mod transport;

@@ -91,6 +91,8 @@ named! {
         SctpControl = "sctp-control",
         /// Connections of more than one conntrack zone arrive on the device.
         Zones = "zones",
+        /// Its Ethernet header names another source than those of its flow.
+        Sender = "sender",
     }
 }
 

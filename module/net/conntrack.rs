@@ -105,6 +105,9 @@ impl Tracked for V6 {
     }
 }
 
+/// The zone of connections that nobody has given one (`NF_CT_DEFAULT_ZONE_ID`).
+pub const DEFAULT_ZONE: u16 = 0;
+
 /// Two words that lie one behind the other. Not by their bytes: the compiler would keep them apart.
 #[inline(always)]
 const fn join(first: u32, second: u32) -> u64 {

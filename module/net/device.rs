@@ -64,6 +64,11 @@ impl Device {
         flags & bindings::net_device_flags_IFF_LOOPBACK != 0
     }
 
+    /// Whether its packets have headers as Ethernet has them.
+    pub fn is_ethernet(&self) -> bool {
+        self.link_type() == bindings::ARPHRD_ETHER
+    }
+
     /// Largest packet that it takes, in bytes from the network header on.
     #[inline]
     pub fn mtu(&self) -> u32 {
@@ -92,8 +97,8 @@ impl Device {
     /// interface or a VTI, or the fallback device of the latter. Behind other devices packets may meet IPsec further on,
     /// but then it is about other packets, which have theirs inside.
     pub(super) fn is_of_ipsec(&self) -> bool {
-        // None of them has headers as Ethernet has them; most others have.
-        if self.link_type() == bindings::ARPHRD_ETHER {
+        // None of them has such headers; most others have.
+        if self.is_ethernet() {
             return false;
         }
         // SAFETY: The device is valid, and what kind it is of is said before it is registered, with a name. It goes

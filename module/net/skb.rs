@@ -28,6 +28,7 @@ use crate::engine::arrivals::Turn;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::rewrite::Checksum;
+use crate::engine::sender::Senders;
 use crate::engine::validity::PacketId;
 
 /// A packet at the ingress hook of a device, owned. Its data begins at the network header.
@@ -187,6 +188,13 @@ impl Skb {
     #[inline(always)]
     pub fn has_secpath(&self) -> bool {
         self.raw().active_extensions & 1 << bindings::skb_ext_id_SKB_EXT_SEC_PATH != 0
+    }
+
+    /// The four bytes that lie [where](Senders::BEFORE) an Ethernet header has the end of its source address, or 0 if
+    /// there is no room for any.
+    pub fn before(&self) -> u32 {
+        // SAFETY: By the invariant.
+        unsafe { before(self.raw()) }
     }
 
     /// Whether it has been given a mark.
@@ -690,6 +698,19 @@ impl Drop for Skb {
     }
 }
 
+/// See [`Skb::before`]. What the bytes are, if there is no such header, is nobody's concern.
+///
+/// # Safety
+///
+/// The data of the packet has to begin at its network header.
+unsafe fn before(skb: &bindings::sk_buff) -> u32 {
+    if (skb.data as usize).wrapping_sub(skb.head as usize) < Senders::BEFORE {
+        return 0;
+    }
+    // SAFETY: They lie between the beginning of the packet's memory and its data.
+    unsafe { skb.data.sub(Senders::BEFORE).cast::<u32>().read_unaligned() }
+}
+
 /// What the slow path writes on a packet for those that queue and classify it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -868,6 +889,12 @@ impl<'a> Forwarded<'a> {
         let len = self.skb.len.wrapping_sub(self.skb.data_len) as usize;
         // SAFETY: The packet is valid, and in POSTROUTING its data begins at the network header.
         unsafe { core::slice::from_raw_parts(self.skb.data, len) }
+    }
+
+    /// See [`Skb::before`]: what lies before the network header stays there until a device adds its own.
+    pub fn before(&self) -> u32 {
+        // SAFETY: In POSTROUTING its data begins at the network header.
+        unsafe { before(self.skb) }
     }
 
     /// Mark and priority.

@@ -271,6 +271,7 @@ enumeration! {
         UNSUPPORTED = 27 "unsupported" "The packet is in a state that the fast path leaves alone, or came past its hook, as by way of an ifb.",
         SCTP_CONTROL = 28 "sctp-control" "An SCTP packet with more than data and acknowledgements, or not of the association.",
         ZONES = 29 "zones" "Connections of more than one conntrack zone arrive on the device, so that packets with the same addresses may be of different ones.",
+        SENDER = 30 "sender" "The packet's Ethernet header names another source than the one that the flow was confirmed with.",
     }
 }
 
