@@ -40,8 +40,23 @@ impl Ingress for Port {
         match skb.family() {
             Some(Family::V4) => take::<V4>(self, read, skb),
             Some(Family::V6) => take::<V6>(self, read, skb),
-            None => skb.into(),
+            None => take_tagged(self, read, skb),
         }
+    }
+}
+
+/// What happens to a packet that is none of IP, or has a tag beside it: if that is only about its priority, as some
+/// providers have it with every packet, the same as without.
+#[cold]
+#[inline(never)]
+fn take_tagged(port: &Port, read: Read<'_>, mut skb: Skb) -> Verdict {
+    if !skb.drop_priority_tag() {
+        return skb.into();
+    }
+    match skb.family() {
+        Some(Family::V4) => take_any::<V4>(port, read, skb),
+        Some(Family::V6) => take_any::<V6>(port, read, skb),
+        None => skb.into(),
     }
 }
 

@@ -86,6 +86,7 @@ void ft_neigh_release(struct neighbour *neigh);
 bool ft_xmit_past_queue(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq);
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);
 
+bool ft_skb_drop_priority_tag(struct sk_buff *skb);
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len);
 int ft_skb_cow_head_and_data(struct sk_buff *skb, unsigned int headroom, unsigned int writable);
 int ft_pskb_trim_rcsum(struct sk_buff *skb, unsigned int len);

@@ -8,6 +8,7 @@
 #include <linux/percpu.h>
 #include <linux/random.h>
 #include <net/addrconf.h>
+#include <net/dsa.h>
 #include <net/netns/generic.h>
 
 bool ft_ct_has_helper(const struct nf_conn *ct)
@@ -146,6 +147,20 @@ int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)
 		return -ENOMEM;
 	}
 	return READ_ONCE(neigh->output)(neigh, skb);
+}
+
+/*
+ * __netif_receive_skb_core() takes off such a tag further on, if no handler has the packet before and
+ * there is no device for VLAN 0.
+ */
+bool ft_skb_drop_priority_tag(struct sk_buff *skb)
+{
+	if (!skb_vlan_tag_present(skb) || skb_vlan_tag_get_id(skb) ||
+	    rcu_access_pointer(skb->dev->rx_handler) || netdev_uses_dsa(skb->dev) ||
+	    __vlan_find_dev_deep_rcu(skb->dev, skb->vlan_proto, 0))
+		return false;
+	__vlan_hwaccel_clear_tag(skb);
+	return true;
 }
 
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len)

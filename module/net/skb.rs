@@ -178,6 +178,14 @@ impl Skb {
         }
     }
 
+    /// Takes off a VLAN tag that says nothing but a priority, as the stack does behind the hook, unless there is a device
+    /// for such. Gives whether there was one.
+    #[cold]
+    pub fn drop_priority_tag(&mut self) -> bool {
+        // SAFETY: By the invariant; hooks run in a read side.
+        unsafe { bindings::ft_skb_drop_priority_tag(self.0.as_ptr()) }
+    }
+
     /// Whether the frame was addressed to this host.
     #[inline(always)]
     pub fn is_for_us(&self) -> bool {

@@ -244,6 +244,38 @@ def test_tags_that_are_in_the_packet_or_beside_it(make_router):
             mostly_fast(moved(router, lambda: talk.exchange(COUNT)))
 
 
+TAGGED = """
+    table netdev tagged {
+        chain lan { type filter hook ingress device lan0 priority 0; vlan pcp 5 counter; }
+        chain wan { type filter hook ingress device wan0 priority 0; vlan pcp 5 counter; }
+    }
+"""
+
+
+@both
+def test_tags_of_priority(make_router):
+    """Some providers have them on every packet: of VLAN 0, which is none unless there is a device for it. They stay on
+    the link."""
+    router = make_router()
+    router.router.nft(TAGGED)
+    for namespace, feature in ((router.lan, "on"), (router.wan, "off")):
+        namespace.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+        namespace.run("tc", "filter", "add", "dev", "eth0", "egress", "protocol", "ipv6" if router.is_v6 else "ip",
+                      "matchall", "action", "vlan", "push", "id", 0, "priority", 5)
+        namespace.run("tc", "filter", "add", "dev", "eth0", "ingress", "protocol", "802.1Q", "matchall", "action", "drop")
+        # Beside the packet, and in it.
+        namespace.run("ethtool", "-K", "eth0", "txvlan", feature)
+    datagrams, stream = [conversation(router, kind) for kind in (Datagrams, Stream)]
+    for talk in datagrams, stream:
+        mostly_fast(moved(router, lambda: talk.exchange(COUNT)))
+    tagged = re.findall(r"packets (\d+)", router.router.run("nft", "list", "table", "netdev", "tagged"))
+    assert len(tagged) == 2 and min(map(int, tagged)) >= 2 * COUNT, tagged
+    router.router.ip("link", "add", "lan0.0", "link", "lan0", "type", "vlan", "id", 0)
+    assert not datagrams.request(timeout=0.5)
+    router.router.ip("link", "del", "lan0.0")
+    datagrams.exchange(1)
+
+
 # Packets that others have, too.
 
 
