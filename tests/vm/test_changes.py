@@ -10,6 +10,7 @@ that makes the change has returned. Those that are noticed later are at the end 
 time that it takes at most.
 """
 
+import contextlib
 import re
 import socket
 import struct
@@ -138,6 +139,8 @@ def hops(cross):
 
 class Change:
     protocol = None
+    #: What has to be there before anything is sent.
+    arrange = lambda self, cross: None
     prepare = undo = lambda self, cross: None
     #: Where the client's packets go afterwards; with IPv6, if that is elsewhere.
     to = (0, "eth0")
@@ -146,6 +149,12 @@ class Change:
     answered = True
     #: Whether the counters go on counting.
     counted = True
+    #: Whether conntrack has to see another answer until the connection is established again.
+    forgotten = False
+    #: Whether what is on its way while it is made may be lost, on the slow path, too.
+    takes_along = False
+    #: The port that those datagrams come from which nobody waits for.
+    source = None
 
     def leads_to(self, family):
         """Where the client's packets go afterwards."""
@@ -174,6 +183,20 @@ class RouteDeleted(Change):
 
     def make(self, cross):
         cross.router.ip("route", "del", cross.family.far_net)
+
+    def undo(self, cross):
+        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+
+
+class DefaultRouteToTheOtherWan(Change):
+    to = (1, "eth1")
+
+    def prepare(self, cross):
+        cross.router.ip("route", "replace", "default", "via", cross.family.ways[0][1])
+        cross.router.ip("route", "del", cross.family.far_net)
+
+    def make(self, cross):
+        cross.router.ip("route", "replace", "default", "via", cross.family.ways[1][1])
 
     def undo(self, cross):
         cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
@@ -219,6 +242,28 @@ class Rule(Change):
 
     def undo(self, cross):
         cross.router.ip(cross.family.option, "rule", "del", "to", cross.family.far, "lookup", 100)
+
+
+class RuleByMark(Rule):
+    """By one that packets are given before they are routed."""
+
+    def prepare(self, cross):
+        super().prepare(cross)
+        cross.router.nft(f"""
+            table {cross.family.table} marking {{
+                chain prerouting {{
+                    type filter hook prerouting priority mangle;
+                    iifname "lan0" meta mark set 0x200
+                }}
+            }}
+        """)
+
+    def make(self, cross):
+        cross.router.ip(cross.family.option, "rule", "add", "fwmark", "0x200", "lookup", 100)
+
+    def undo(self, cross):
+        cross.router.ip(cross.family.option, "rule", "del", "fwmark", "0x200", "lookup", 100)
+        cross.router.nft(f"delete table {cross.family.table} marking")
 
 
 class RouteInATableThatWasPassedOver(Change):
@@ -285,6 +330,23 @@ class NeighbourChanged(Change):
                         "nud", "reachable")
 
 
+class NeighbourAnnounced(Change):
+    """A host says to all that it has the next hop's address, by ARP, or an advertisement of IPv6; then the old one."""
+    to = (0, "eth0b")
+
+    def arrange(self, cross):
+        cross.router.sysctl(f"net.{cross.family.conntrack}.neigh.wan0.locktime", 0)
+
+    def make(self, cross, device="eth0b"):
+        hop, mac = cross.family.ways[0][1], cross.far.mac(device)
+        with contextlib.closing(Wire(cross.far, "eth0")) as wire:
+            wire.put(cross.family.moved(hop, mac, None, False))
+        wait_until(lambda: mac in cross.router.run("ip", "neigh", "show", hop), 5, "the new address")
+
+    def undo(self, cross):
+        self.make(cross, "eth0")
+
+
 class NeighbourDeleted(Change):
     def make(self, cross):
         cross.router.ip("neigh", "del", cross.family.ways[0][1], "dev", "wan0")
@@ -327,9 +389,24 @@ class AddressRemoved(Change):
         cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
 
 
+class OneOfTwoAddressesRemoved(Change):
+    """Routes by way of a gateway remain then, though that of the address' own net goes."""
+
+    def prepare(self, cross):
+        cross.router.ip("addr", "add", f"{cross.family.numbered(300)}/{cross.family.host}", "dev", "wan0")
+
+    def make(self, cross):
+        cross.router.ip("addr", "del", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+
+    def undo(self, cross):
+        cross.router.ip("addr", "add", f"{cross.family.ways[0][0]}/{cross.family.net}", "dev", "wan0")
+        cross.router.ip("addr", "del", f"{cross.family.numbered(300)}/{cross.family.host}", "dev", "wan0")
+
+
 class DeviceDown(AddressRemoved):
     to_with_ipv6 = (1, "eth1")
     answered = False
+    takes_along = True
 
     def make(self, cross):
         cross.router.ip("link", "set", "wan0", "down")
@@ -469,9 +546,35 @@ class ConntrackFlushed(Change):
     """All entries go, and the next packets make new ones, also in the middle of a connection."""
     # The new ones begin to count anew.
     counted = False
+    forgotten = True
 
     def make(self, cross):
         cross.router.run("conntrack", "-F", "-f", cross.family.conntrack)
+
+
+class ConntrackEntryDeleted(ConntrackFlushed):
+    def make(self, cross):
+        cross.router.run("conntrack", "-D", "-f", cross.family.conntrack, "-p", "udp", "--orig-port-src", self.source)
+
+
+class ConntrackEntryChanged(Change):
+    """Its mark, to one that is not the excluded one, and its timeout."""
+
+    def make(self, cross, mark=0x42, timeout=300):
+        changed = cross.router.run("conntrack", "-U", "-f", cross.family.conntrack, "-p", "udp",
+                                   "--orig-port-src", self.source, "--mark", mark, "--timeout", timeout)
+        assert f"mark={mark} " in changed
+
+    def undo(self, cross):
+        self.make(cross, 0, 30)
+
+
+class AccountingSwitchedOff(Change):
+    def make(self, cross):
+        cross.router.sysctl("net.netfilter.nf_conntrack_acct", 0)
+
+    def undo(self, cross):
+        cross.router.sysctl("net.netfilter.nf_conntrack_acct", 1)
 
 
 class MtuLowered(Change):
@@ -482,6 +585,44 @@ class MtuLowered(Change):
 
     def undo(self, cross):
         cross.router.ip("link", "set", "wan0", "mtu", 1500)
+
+
+def on_one_bridge(cross):
+    """Has both ways be ports of a bridge of the router, and the next hop be at the first one. Its device at the other
+    one has the same address."""
+    family, (own, hop) = cross.family, cross.family.ways[0]
+    cross.far.ip("link", "set", "eth1", "address", cross.far.mac("eth0"))
+    cross.far.ip("addr", "flush", "dev", "eth1")
+    cross.router.ip("link", "add", "br0", "type", "bridge")
+    cross.router.ip("link", "set", "br0", "up")
+    for way in (0, 1):
+        cross.router.ip("addr", "flush", "dev", f"wan{way}")
+        cross.router.ip("link", "set", f"wan{way}", "master", "br0")
+    cross.router.ip("addr", "add", f"{own}/{family.net}", "dev", "br0")
+    cross.router.ip("route", "replace", family.far_net, "via", hop)
+
+
+def seen_at_the_port(cross, way):
+    """The next hop sends something by a port of the bridge, which looks for it there from now on."""
+    from scapy.layers.l2 import Ether
+    mac = cross.far.mac("eth0")
+    with contextlib.closing(Wire(cross.far, f"eth{way}")) as wire:
+        wire.put(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff", type=LOCAL_EXPERIMENT) / b"here")
+    wait_until(lambda: re.search(f"{mac} dev wan{way}", cross.router.run("bridge", "fdb", "show", "br", "br0")), 5)
+
+
+class OtherPortOfABridge(Change):
+    """The flow leads to the bridge, which looks for the port with every packet."""
+    to = (1, "eth1")
+
+    def arrange(self, cross):
+        on_one_bridge(cross)
+
+    def make(self, cross):
+        seen_at_the_port(cross, 1)
+
+    def undo(self, cross):
+        seen_at_the_port(cross, 0)
 
 
 CHANGES = [
@@ -647,36 +788,58 @@ def test_in_the_midst_of_traffic(cross, kind):
         assert counted(cross, 7)[0] == pump.number + talk.said // 2
 
 
-@pytest.mark.parametrize("kind", [
+# Those that are there for one version of IP only mean the same to the module with either.
+BACK_AND_FORTH = [(family, kind) for kind in (
     OtherGateway, OtherDevice, RouteDeleted, MoreSpecificRoute, Rule, NextHopObject, NeighbourChanged, NeighbourDeleted,
-    DeviceRenamed, RuleSetReloaded, MtuLowered], ids=lambda kind: kind.__name__)
+    NeighbourAnnounced, DeviceRenamed, RuleSetReloaded, MtuLowered) for family in FAMILIES] + [
+        (IPv6, DefaultRouteToTheOtherWan), (IPv6, RuleByMark), (IPv4, OneOfTwoAddressesRemoved), (IPv4, DeviceDown),
+        (IPv4, ConntrackFlushed), (IPv6, ConntrackEntryDeleted), (IPv4, ConntrackEntryChanged),
+        (IPv6, AccountingSwitchedOff), (IPv4, OtherPortOfABridge)]
+
+
+@pytest.mark.parametrize("family, kind", BACK_AND_FORTH, indirect=["family"],
+                         ids=[f"{family.name}-{kind.__name__}" for family, kind in BACK_AND_FORTH])
 def test_back_and_forth_in_the_midst_of_traffic_no_more_is_lost_than_slow(cross, kind):
     """Of changes after which packets still arrive, if by another way: nothing, but for what the slow path loses, too."""
     lost = {}
+    change = kind()
+    change.arrange(cross)
     wires = cross.wires()
+    way, device = change.leads_to(cross.family)
+    changed = way, hops(cross)[device]
     for fast, port in ((False, 7), (True, 8)):
         talk = new_talk(cross, "udp", port, fast)
         pump = cross.until_removed(Pump(cross, port))
         pump.send()
         server = talk.server_socket
         server.settimeout(2)
-        server.sendto(b"answer", server.recvfrom(100)[1])
+        client = server.recvfrom(100)[1]
+        server.sendto(b"answer", client)
         wires.clear()
         before, first = cross.control.stats(), pump.number + 1
+        change.source = pump.source
         pump.start()
-        change, found = kind(), []
+        found, taken_along = [], set()
         for _ in range(2):
             for step in (change.prepare, change.make, change.undo):
+                began = pump.number
                 step(cross)
+                if change.takes_along and step == change.make:
+                    taken_along.update(range(began, pump.number + 1))
                 time.sleep(0.05)
-                found += wires.numbers(port, b"pump")
+                if change.forgotten:
+                    server.sendto(b"answer", client)
+                seen = wires.numbers(port, b"pump")
+                assert step != change.make or changed in {where for where, _ in seen}, "none took the new way"
+                found += seen
         pump.stop()
         time.sleep(0.2)
         found += wires.numbers(port, b"pump")
         numbers = [number for _, number in found]
         assert len(set(numbers)) == len(numbers) > 50, "some arrived twice, or few were sent"
-        assert set(numbers) <= set(range(first, pump.number + 1))
-        lost[fast] = pump.number + 1 - first - len(numbers)
+        sent = set(range(first, pump.number + 1))
+        assert set(numbers) <= sent
+        lost[fast] = len(sent - set(numbers) - taken_along)
         after = cross.control.stats() - before
         assert after.packets[0] > len(found) / 2 if fast else after.fast == 0, (after.packets, len(found), after.reasons())
         end_talk(cross)
@@ -733,19 +896,9 @@ def test_a_neighbour_that_says_it_has_another_address(cross, how):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, protocol, how):
     """The flow leads to the bridge, which looks for the port with every packet."""
-    from scapy.layers.l2 import Ether
     cross = make_cross(routed=False)
-    family, hop = cross.family, cross.family.ways[0]
+    on_one_bridge(cross)
     mac = cross.far.mac("eth0")
-    cross.far.ip("link", "set", "eth1", "address", mac)
-    cross.far.ip("addr", "flush", "dev", "eth1")
-    cross.router.ip("link", "add", "br0", "type", "bridge")
-    cross.router.ip("link", "set", "br0", "up")
-    for way in (0, 1):
-        cross.router.ip("addr", "flush", "dev", f"wan{way}")
-        cross.router.ip("link", "set", f"wan{way}", "master", "br0")
-    cross.router.ip("addr", "add", f"{hop[0]}/{family.net}", "dev", "br0")
-    cross.router.ip("route", "add", family.far_net, "via", hop[1])
     wires = cross.wires()
     # Samples would be sent to the new port anyway.
     cross.control.enable(sample_interval=60000)
@@ -757,10 +910,7 @@ def test_the_next_hop_moves_to_another_port_of_the_routers_bridge(make_cross, pr
         # One that its own frames don't move back again.
         cross.router.run("bridge", "fdb", "replace", mac, "dev", "wan1", "master", "static", "sticky")
     else:
-        # From now on the other port is where it sends from.
-        wire = cross.until_removed(Wire(cross.far, "eth1"))
-        wire.put(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff", type=LOCAL_EXPERIMENT) / b"here")
-        wait_until(lambda: re.search(f"{mac} dev wan1", cross.router.run("bridge", "fdb", "show", "br", "br0")), 5)
+        seen_at_the_port(cross, 1)
     before = cross.control.stats()
     if protocol == "udp":
         for _ in range(10):
