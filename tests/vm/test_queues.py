@@ -236,6 +236,21 @@ def test_a_class_by_dscp_of_the_router(make_router, kind, by):
     assert as_slow(router, kind) == {"1:20"}
 
 
+@pytest.mark.parametrize("family, wide", [("ipv4", "vlan"), ("ipv6", "bridge")], indirect=["family"])
+@by_dscp
+def test_a_class_of_the_device_below_by_dscp(make_router, wide, by):
+    """Of the sender, and of the router. The tag of a VLAN is beside the packet, and is what filters are for there."""
+    router = make_router("ip dscp af41 ip dscp set ef", **lower_device(wide))
+    with_classes(router, "wan0p")
+    arguments = by[router.family]
+    if wide == "vlan" and by["ipv4"] is FLOWER:
+        arguments = ("flower", "vlan_ethtype", "ipv4", *FLOWER[1:])
+    tc(router, "filter", "add", "dev", "wan0p", "parent", "1:", "protocol",
+       "802.1Q" if wide == "vlan" else protocol(router), "prio", 1, *arguments)
+    for tos, classid in (0xb8, "1:20"), (0x20, "1:30"), (0x88, "1:20"):
+        assert as_slow(router, Datagrams, tos=tos, device="wan0p") == {classid}
+
+
 @both
 def test_classes_of_a_sender_that_changes_its_dscp(make_router):
     """Each datagram is in the class of its own DSCP, however often that changes."""
