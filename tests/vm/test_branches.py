@@ -13,7 +13,7 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
 from lab import leaks
-from lab.branches import HUB, Branches
+from lab.branches import HUB, INNER, Branches
 from lab.site import Expirations, Questions
 from lab.traffic import Datagrams, Stream, Wire, is_whole, protocol_in
 
@@ -166,6 +166,64 @@ def excluded(branches, talks):
         after = branches.control.stats() - before
         assert after.packets == (0, 0) and after.reasons() == {"ipsec": 2 * COUNT}, (after.packets, after.reasons())
     assert not branches.control.flows()
+
+
+def in_a_vrf(branches):
+    """Has the hub's LAN and the interface to branch 2 be in a VRF, of which the table alone leads there. What is around
+    the packets is routed without it."""
+    branches.hub.ip_batch([
+        "link add vrf0 type vrf table 10", "link set vrf0 up",
+        *(f"link set {device} master vrf0" for device in ("lan0", "tunnel2")),
+        *(f"route add {words['net'].format(2)} dev tunnel2 table 10" for words in INNER.values())])
+    for option in ("-4", "-6"):
+        assert "tunnel2" not in branches.hub.ip(option, "route", "show", "table", "main")
+
+
+@pytest.mark.parametrize("outer", FAMILIES)
+def test_an_interface_in_a_vrf(make_branches, outer):
+    """It is as outside of one, until it leaves it: then its routes are not those of the LAN any more."""
+    branches = make_branches("interface", outer)
+    in_a_vrf(branches)
+    branches.hub.sysctl("net.netfilter.nf_conntrack_acct", 1)
+    branches.hub.nft(TRACKING)
+    wire = branches.wire()
+    talks = [datagrams_to(branches, family=family) for family in FAMILIES]
+
+    def run():
+        for talk in talks:
+            talk.exchange(COUNT)
+    run()
+    slow = counts, _ = accounted(branches, run)
+    assert counts[::2] == 4 * [COUNT]
+    excluded(branches, talks)
+    accelerate(branches)
+    for talk in talks:
+        becomes_fast(branches, talk)
+    leaks.none(other_than_esp(wire.frames()))
+    before = branches.control.stats()
+    assert accounted(branches, run) == slow
+    after = branches.control.stats() - before
+    assert after.packets == (2 * COUNT, 2 * COUNT), after.reasons()
+    frames = wire.frames()
+    leaks.none(other_than_esp(frames))
+    assert len(frames) == 4 * COUNT
+    for family in FAMILIES:
+        stream = stream_to(branches, family)
+        becomes_fast(branches, stream)
+    for talk in talks:
+        becomes_fast(branches, talk)
+    branches.hub.ip("link", "set", "tunnel2", "nomaster")
+    leaks.none(other_than_esp(wire.frames()))
+    before = branches.control.stats()
+    for talk in talks:
+        for _ in range(COUNT):
+            # It may be told that there is no route.
+            with contextlib.suppress(OSError):
+                talk.send()
+    frames = wire.frames()
+    leaks.none(other_than_esp(frames))
+    assert not frames
+    assert (branches.control.stats() - before).packets == (0, 0)
 
 
 @pytest.mark.parametrize("outer", FAMILIES)
