@@ -15,6 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 import cpus  # noqa: E402  (found through the path above, as are those below)
 import growth  # noqa: E402
 import ipsec  # noqa: E402
+import lines  # noqa: E402
 import links  # noqa: E402
 import matrix  # noqa: E402
 import merged  # noqa: E402
@@ -114,7 +115,7 @@ def arguments():
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=…")
     parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "learning", "links", "ipsec", "merged", "native", "cpus",
-                                                          "sharing"),
+                                                          "sharing", "lines"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
     parser.add_argument("--path", action="append",
                         choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY, *ipsec.ONLY_HERE)],
@@ -172,6 +173,8 @@ def main():
     network = Network()
     network.settle()
     status = 0
+    if selection.what == "lines":
+        return lines.main(network, selection, say)
     if selection.what == "learning":
         return growth.learning(network, say)
     if selection.what != "growth":
