@@ -7,6 +7,7 @@ import itertools
 import json
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import paths
@@ -49,6 +50,10 @@ class EagerFasttrack(BareFasttrack):
 
 
 GROWING = (LargeFasttrack(), paths.Slow(), paths.Flowtable())
+
+# Of how many source ports, at each end of those of all connections and in their middle, packets are looked at: with
+# all destination ports. It has no factor in common with their numbers.
+PROBED = 9
 
 # As many as fill a table of the default size, a flow for each direction.
 REMEMBERED = Flows(2048, 31)
@@ -172,12 +177,53 @@ def by_rules(network, generator, say):
 def one(network, generator, path, flows, rules):
     """A figure."""
     path.enter(network, IPV4)
+    if isinstance(path, paths.Fasttrack):
+        # The first packet of a device shows that there is one; until somebody has seen to that, none is learned.
+        generator.send(Flows(), SMALL, 1)
+        time.sleep(1)
     path.learn(lambda: generator.send(flows, SMALL, flows.count))
+    if isinstance(path, paths.Fasttrack):
+        are_learned(network, flows)
     network.add_rules(rules)
     figure = measure(network, path, generator, IPV4, flows, SMALL, IPV4.host)
+    if isinstance(path, paths.Fasttrack):
+        are_fast(network, path, generator, flows)
     network.remove_rules()
     path.leave(network)
     return figure
+
+
+def are_learned(network, flows):
+    """Makes sure that there is a flow for each connection."""
+    learned = paths.statistics(network)["flows"]
+    if learned < flows.count:
+        raise AssertionError(f"{learned} flows of {flows.count} connections")
+
+
+def are_fast(network, path, generator, flows):
+    """Makes sure that packets of connections from all of them are fast, and have not been learned for that."""
+    learned = paths.statistics(network)["flows"]
+    for part in probed(flows):
+        # The first packet of each confirms what was learned.
+        generator.send(part, SMALL, part.count)
+        before = path.counters(network, IPV4)
+        generator.send(part, SMALL, part.count)
+        grown = {name: value - before[name] for name, value in path.counters(network, IPV4).items()}
+        sampled = grown["sampled"]
+        if (grown["arrived"], grown["fast"], grown["slow"]) != (part.count, part.count - sampled, sampled):
+            raise AssertionError(f"{part.count} packets of {flows.count} connections, with source ports from "
+                                 f"{part.first_source} on: counters grew by {grown}")
+    found = paths.statistics(network)["flows"]
+    if found != learned:
+        raise AssertionError(f"{found} flows instead of {learned} after packets of connections that are known")
+
+
+def probed(flows):
+    """Some of the connections: those of the first, the middle and the last source ports, which are spread over all of
+    the order in which they were learned, and have the first and the last of it among them."""
+    number = min(PROBED, flows.sources)
+    return [replace(flows, sources=number, first_source=flows.first_source + skipped)
+            for skipped in sorted({0, (flows.sources - number) // 2, flows.sources - number})]
 
 
 def by_packets(network, generator, say):
