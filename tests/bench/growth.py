@@ -17,6 +17,7 @@ from generator import Flows, Generator
 from measure import BATCH, SMALL, establish, measure
 from network import IPV4
 
+HERE = Path(__file__).parent
 ENTRIES = (Flows(), Flows(125, 8), Flows(625, 16), Flows(3125, 32), Flows(15625, 64))
 RULES = (0, 30, 300, 3000)
 PACKETS = (2, 4, 6, 8, 16)
@@ -62,7 +63,7 @@ LARGER = 32
 
 
 def main(network, most, say):
-    """Measures and reports, with `most` connections at most."""
+    """Measures and reports, with `most` connections at most. Gives 1 if anything has become dearer, else 0."""
     generator = Generator(network, IPV4)
     results = {
         "memory": memory(network, generator, say),
@@ -83,14 +84,25 @@ def main(network, most, say):
     ]
     targets.show("What is wanted of it", rows)
     report.write("growth.json", json.dumps(results, indent=1))
+    return compare(results, say)
 
 
 def learning(network, say):
-    """Measures and reports what short connections cost, and nothing else."""
+    """Measures and reports what short connections cost, and nothing else. Gives the same."""
     figures = by_packets(network, Generator(network, IPV4), say)
     show_learning(figures)
     print()
     targets.show("What is wanted of it", wanted_of_learning(figures))
+    return compare({"learning": figures}, say)
+
+
+def compare(results, say):
+    """Says what has become dearer than the baseline says. Gives 1 if anything has, else 0."""
+    baseline = HERE / "growth.json"
+    if not baseline.exists():
+        say("there is no baseline to compare with")
+        return 0
+    return report.compare_growth(results, baseline, HERE / "baseline.json")
 
 
 def show_learning(figures):

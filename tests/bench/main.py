@@ -180,7 +180,7 @@ def main():
     if selection.what != "growth":
         status = measure_matrix(network, selection)
     if selection.what != "matrix":
-        growth.main(network, selection.most, say)
+        status |= growth.main(network, selection.most, say)
     say(f"took {time.monotonic() - begin:.0f} seconds of the guest's time")
     return status
 

@@ -13,6 +13,14 @@ LEAST = 8
 # What results hold, and what is said of it beside a cell.
 MATRICES = {"cells": "", "queued": ", with a queue"}
 
+# What is said of figures that grow, beside their number; and what a connection takes of memory.
+GROWTH = {"memory": "bytes of memory for a connection, {}", "learning": "connections of {} packets",
+          "rules": "{} rules", "entries": "{} connections"}
+MEMORY = ("flows", "index")
+
+# The bare redirect's cell, of the packets by which growth is measured.
+REDIRECT = ("floor", 4, False, 64, 1)
+
 TITLES = {path.name: path.title for path in paths.ALL}
 
 
@@ -112,31 +120,75 @@ def entry(figure, more):
 def compare(results, baseline):
     """Says what has become dearer, or cheaper. Gives 1 if anything has become dearer, else 0."""
     old = json.loads(baseline.read_text(encoding="utf-8"))
-    dearer, cheaper = [], []
+    changes = Changes()
     for what, words in MATRICES.items():
-        compare_cells(figures(results[what]), figures(old.get(what, [])), words, dearer, cheaper)
+        compare_cells(figures(results[what]), figures(old.get(what, [])), words, changes)
     if results["kernel"] != old["kernel"]:
         print(f"The baseline is that of another kernel, {old['kernel']}.")
-    for title, changes in (("Cheaper than the baseline", cheaper), ("DEARER than the baseline", dearer)):
-        if changes:
-            print(f"{title}:", *changes, sep="\n  ")
-    if not dearer and not cheaper:
-        print("As the baseline.")
-    return 1 if dearer else 0
+    return changes.tell()
 
 
-def compare_cells(known, before, words, dearer, cheaper):
-    """The same of one matrix, into two lists."""
+def compare_cells(known, before, words, changes):
+    """The same of one matrix."""
     for at, was in before.items():
         if at not in known or was is None:
             continue
         name = f"{TITLES[at[0]]}, {where(dict(zip(('family', 'nat', 'bytes', 'flows'), at[1:], strict=True)))}{words}"
         if known[at] is None:
-            dearer.append(f"{name}: no packet takes this path any more")
-            continue
-        tolerance = max(LEAST, TOLERANCE * abs(net(before, at) or was))
-        change = f"{name}: {known[at]:.0f} instead of {was:.0f} ({known[at] - was:+.0f})"
-        if known[at] > was + tolerance:
-            dearer.append(change)
-        elif known[at] < was - tolerance:
-            cheaper.append(change)
+            changes.dearer.append(f"{name}: no packet takes this path any more")
+        else:
+            changes.add(name, known[at], was, abs(net(before, at) or was))
+
+
+def compare_growth(results, baseline, matrix):
+    """The same of how the cost grows, what a connection takes of memory, and what learning costs: of those parts that
+    were measured. `matrix`: the baseline of the matrix, which has the bare redirect."""
+    old = json.loads(baseline.read_text(encoding="utf-8"))
+    redirect = 0
+    if matrix.exists():
+        redirect = figures(json.loads(matrix.read_text(encoding="utf-8"))["cells"]).get(REDIRECT, 0)
+    changes = Changes()
+    # As they are in the file: there every key is a word.
+    known, before = growth_figures(json.loads(json.dumps(results))), growth_figures(old)
+    for at, was in before.items():
+        what, row, column = at
+        if at in known:
+            # Of a packet, what counts is what it costs more than the redirect; a connection's costs are its own.
+            base = abs(was - redirect) if what in ("rules", "entries") else was
+            changes.add(GROWTH[what].format(column) + (f", {row}" if row else ""), known[at], was, base)
+    return changes.tell()
+
+
+def growth_figures(results):
+    """From what is counted, the title of a path if there is one, and of how many it is, to figures."""
+    found = {("memory", "", name): results["memory"][name] for name in MEMORY if "memory" in results}
+    for what in results:
+        if what != "memory":
+            found |= {(what, row, column): figure
+                      for row, cells in results[what].items() for column, figure in cells.items()}
+    return found
+
+
+class Changes:
+    """What differs from the baseline by more than it may."""
+
+    def __init__(self):
+        self.dearer, self.cheaper = [], []
+
+    def add(self, name, now, was, base):
+        """Compares a figure; `base` is what it may differ by a part of."""
+        tolerance = max(LEAST, TOLERANCE * base)
+        change = f"{name}: {now:.0f} instead of {was:.0f} ({now - was:+.0f})"
+        if now > was + tolerance:
+            self.dearer.append(change)
+        elif now < was - tolerance:
+            self.cheaper.append(change)
+
+    def tell(self):
+        """Prints them. Gives 1 if anything has become dearer, else 0."""
+        for title, changes in (("Cheaper than the baseline", self.cheaper), ("DEARER than the baseline", self.dearer)):
+            if changes:
+                print(f"{title}:", *changes, sep="\n  ")
+        if not self.dearer and not self.cheaper:
+            print("As the baseline.")
+        return 1 if self.dearer else 0
