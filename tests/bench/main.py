@@ -117,6 +117,7 @@ def arguments():
     parser.add_argument("what", nargs="?", choices=("all", "matrix", "growth", "learning", "links", "ipsec", "merged", "native", "cpus",
                                                           "sharing", "lines"),
                         help="`all` is `matrix` and `growth`, and what is done unless only some cells are chosen")
+    parser.add_argument("--no-growth", action="store_true", help="with `all`: leave `growth` to somebody else")
     parser.add_argument("--path", action="append",
                         choices=[path.name for path in (*paths.ALL, links.UPPER_FLOOR, native.MANY, *ipsec.ONLY_HERE)],
                         help="which cells, as the next four say, too")
@@ -179,7 +180,7 @@ def main():
         return growth.learning(network, say)
     if selection.what != "growth":
         status = measure_matrix(network, selection)
-    if selection.what != "matrix":
+    if selection.what != "matrix" and not selection.no_growth:
         status |= growth.main(network, selection.most, say)
     say(f"took {time.monotonic() - begin:.0f} seconds of the guest's time")
     return status
