@@ -15,7 +15,8 @@ TTL = 32
 LINK_HEADER = 14
 TAG = 4
 
-CONTROL = Path("/proc/net/pktgen")
+# Of the thread that asks, whose namespace need not be that of the others.
+CONTROL = Path("/proc/thread-self/net/pktgen")
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ class Race:
             lane.leave()
 
     def _size(self, lanes, family, flows, nat, size):
-        running = [lane for lane in lanes if lane.ready(family, flows, size, nat)]
+        # All at once: most of it is to wait for generators, and nothing of it is measured.
+        are_ready = self._threads.map(lambda lane: lane.ready(family, flows, size, nat), lanes)
+        running = [lane for lane, is_ready in zip(lanes, are_ready, strict=True) if is_ready]
         rounds = [self._round(running) for _ in range(self._rounds)]
         for lane in running:
             lane.finish(family, self._rounds)

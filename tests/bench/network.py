@@ -223,9 +223,9 @@ class Network:
         """How many packets the router's IP layer says it has forwarded."""
         with self.router.inside():
             if family is IPV6:
-                lines = Path("/proc/net/snmp6").read_text(encoding="ascii").splitlines()
+                lines = Path("/proc/thread-self/net/snmp6").read_text(encoding="ascii").splitlines()
                 return int(dict(line.split() for line in lines)["Ip6OutForwDatagrams"])
-            names, values, *_ = Path("/proc/net/snmp").read_text(encoding="ascii").splitlines()
+            names, values, *_ = Path("/proc/thread-self/net/snmp").read_text(encoding="ascii").splitlines()
         return int(dict(zip(names.split(), values.split(), strict=True))["ForwDatagrams"])
 
     def add_rules(self, count=30):
