@@ -286,18 +286,23 @@ def test_the_figures_of_states_are_the_slow_paths(make_site, family, kind, ways)
     assert [packets for _, packets, *_ in slow.values()] == [20, 20], found
 
 
-#: For which kinds the chains see that packets are going to be encrypted, in forward and behind source NAT, and that they
-#: were decrypted. What is given to a device passes postrouting once more, on its way to be encrypted, but without its
-#: connection (`xfrmi_scrub_packet`).
-RECOGNISED = {"policy": (True, True, True), "encapsulated": (True, True, True), "transport": (False, True, True),
-              "interface": (False, True, True), "vti": (False, True, False)}
+#: By which rules of which chains connections of a kind are recognised. What is given to a device passes output and
+#: postrouting once more, encrypted, but without its connection (`xfrmi_scrub_packet`).
+RECOGNISED = {
+    "policy": {"decrypted ipsec", "forward ipsec", "encrypted ipsec"},
+    "encapsulated": {"decrypted ipsec", "forward ipsec", "encrypted ipsec"},
+    "transport": {"decrypted ipsec", "encrypted ipsec"},
+    "interface": {"decrypted ipsec", "from_device xfrm*", "to_device xfrm*", "encrypted ipsec"},
+    "vti": {"from_device vti*", "to_device vti*", "encrypted ipsec"},
+}
 
 
 def recognised(site, verb):
-    """The same of what each of the table's chains has counted."""
+    """The same of the rules that have counted a packet."""
     text = site.a.gateway.run("nft", "list", "table", "inet", "fasttrack")
-    found = dict(re.findall(r"chain (\w+) \{[^}]*?counter packets (\d+)", text))
-    return tuple(int(found[f"{verb}_{what}"]) > 0 for what in ("forward", "encrypted", "decrypted"))
+    return {f"{chain} {kind or what}" for chain, rules in re.findall(rf"chain {verb}_(\w+) {{(.*?)}}", text, re.S)
+            for what, kind, count in re.findall(r'(?:rt|meta) (\w+) (?:exists|"(.*?)") counter packets (\d+)', rules)
+            if int(count)}
 
 
 def unmark(site):
@@ -308,15 +313,15 @@ def unmark(site):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", RECOGNISED)
 def test_the_rules_mark_what_the_module_leaves_alone_without_them(make_site, kind, family):
-    """A connection gets the mark with its first packet, one through an xfrm interface with its first answer, and one
-    through a VTI not at all. It is slow with or without; and if IPsec is accelerated the rules only count."""
+    """A connection gets the mark with its first packet. It is slow with or without; and if IPsec is accelerated the
+    rules only count."""
     site = make_site(family, kind=kind, conversing=False)
     talk, mark = site.datagrams(), 0x08000000
     fasttrack(site, "enable")
     assert talk.request()
-    assert marks(site)[Conversation.PORT] == (mark if kind not in ("interface", "vti") else 0)
+    assert marks(site)[Conversation.PORT] == mark
     assert talk.reply()
-    assert marks(site)[Conversation.PORT] == (mark if kind != "vti" else 0)
+    assert marks(site)[Conversation.PORT] == mark
     assert recognised(site, "mark") == RECOGNISED[kind]
     fast(site, talk, 0)
     site.a.gateway.nft("flush ruleset\n" + site.ruleset)
@@ -332,6 +337,50 @@ def test_the_rules_mark_what_the_module_leaves_alone_without_them(make_site, kin
     assert recognised(site, "seen") == RECOGNISED[kind]
     fast(site, talk, 1 if kind == "transport" else 2)
     assert marks(site)[Conversation.PORT] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["policy", "interface", "vti"])
+def test_the_rules_mark_the_connections_of_either_side(make_site, kind, family):
+    """Of which the first packet arrives from the tunnel, and those of the router itself, to and from the tunnel. None of
+    these is ever learned before the other side has answered."""
+    site = make_site(family, kind=kind, conversing=False)
+    fasttrack(site, "enable")
+    gateway = site.words["gateway"].format(1)
+    hosts = [(site.b.host, site.a.host, site.a.address), (site.a.gateway, site.b.host, site.b.address),
+             (site.b.host, site.a.gateway, gateway)]
+    for port, (client, server, address) in enumerate(hosts, Conversation.PORT):
+        source = (gateway, 0) if client is site.a.gateway else None
+        talk = site.until_closed(Datagrams(client, server, address, port, source=source, listen=(address, port)))
+        assert talk.request()
+        assert marks(site)[port] == 0x08000000, port
+
+
+@pytest.mark.parametrize("verb", ["mark", "seen"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_rules_recognise_nothing_else(make_site, family, verb):
+    """Nothing that goes through a tunnel of another kind, which is of the type that a VTI is, nor what does not leave the
+    router, by a device that is of no kind."""
+    site = make_site(family, conversing=False)
+    fasttrack(site, "set", "ipsec", "exclude" if verb == "mark" else "accelerate")
+    fasttrack(site, "enable")
+    far, *kind = {"ipv4": ("10.9.0.9", "ipip"), "ipv6": ("fd09::9", "ip6tnl", "mode", "any", "encaplimit", "none")}[family]
+    single = site.words["single"]
+    for own, peer in site.ends():
+        own.gateway.ip("link", "add", "other0", "type", *kind, "local", own.wan, "remote", peer.wan)
+        own.gateway.ip("link", "set", "other0", "up")
+    site.a.gateway.ip("route", "add", f"{far}/{single}", "dev", "other0")
+    site.b.gateway.ip("addr", "add", f"{far}/{single}", "dev", "other0")
+    site.b.gateway.ip("route", "add", f"{site.a.address}/{single}", "dev", "other0")
+    own = site.words["gateway"].format(1)
+    ways = [(site.a.host, site.b.gateway, far), (site.a.gateway, site.a.gateway, own)]
+    for port, (client, server, address) in enumerate(ways, Conversation.PORT):
+        site.until_closed(Datagrams(client, server, address, port, listen=(address, port))).exchange(3)
+        assert marks(site)[port] == 0
+    assert recognised(site, verb) == set()
+    # The rules do count.
+    site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, 7002)).exchange(1)
+    assert recognised(site, verb) == RECOGNISED["policy"]
 
 
 def test_each_namespace_has_its_own_mode(make_site):

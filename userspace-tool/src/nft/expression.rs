@@ -18,7 +18,10 @@ const EXPR_DATA: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
 
+const META_IIFTYPE: u32 = 8;
+const META_OIFTYPE: u32 = 9;
 const META_NFPROTO: u32 = 15;
 const CT_MARK: u32 = 3;
 const NETWORK_HEADER: u32 = 1;
@@ -32,6 +35,14 @@ pub enum Value {
     Secpath,
     /// `rt ipsec`: the packet will be encrypted.
     RouteIpsec,
+    /// `meta iiftype`: what the device's addresses are like, on which the packet arrived.
+    InType,
+    /// `meta oiftype`: likewise of the device that it leaves by.
+    OutType,
+    /// `meta iifkind`: what kind of device the packet arrived on.
+    InKind,
+    /// `meta oifkind`: what kind of device it leaves by.
+    OutKind,
     /// `meta nfproto`
     Nfproto,
     /// `ct mark`
@@ -92,6 +103,8 @@ pub enum Statement {
     },
     /// `drop`, `accept`, `continue` or `return`
     Verdict(&'static str),
+    /// `jump`
+    Jump(String),
     /// Something else.
     Unknown {
         /// Name of the expression.
@@ -169,17 +182,22 @@ impl<'a> Fields<'a> {
         Ok(None)
     }
 
-    fn verdict(&self, kind: u16) -> Result<Option<i32>, Malformed> {
+    /// A verdict, and the chain that it names.
+    fn verdict(&self, kind: u16) -> Result<Option<(i32, &'a str)>, Malformed> {
         let Some(attribute) = self.get(kind) else { return Ok(None) };
         for inner in attribute.nested() {
             let inner = inner?;
             if inner.kind == DATA_VERDICT {
+                let (mut code, mut chain) = (None, "");
                 for field in inner.nested() {
                     let field = field?;
-                    if field.kind == VERDICT_CODE {
-                        return Ok(Some(field.be32_signed()?));
+                    match field.kind {
+                        VERDICT_CODE => code = Some(field.be32_signed()?),
+                        VERDICT_CHAIN => chain = field.text()?,
+                        _ => {}
                     }
                 }
+                return Ok(code.map(|code| (code, chain)));
             }
         }
         Ok(None)
@@ -229,6 +247,10 @@ type Read = Result<Option<Statement>, Malformed>;
 fn load_meta(fields: &Fields<'_>) -> Loaded {
     let value = match fields.number(2)? {
         Some(expr::NFT_META_SECPATH) => Value::Secpath,
+        Some(META_IIFTYPE) => Value::InType,
+        Some(META_OIFTYPE) => Value::OutType,
+        Some(expr::NFT_META_IIFKIND) => Value::InKind,
+        Some(expr::NFT_META_OIFKIND) => Value::OutKind,
         Some(META_NFPROTO) => Value::Nfproto,
         _ => return Ok(None),
     };
@@ -327,10 +349,11 @@ fn nat(fields: &Fields<'_>, registers: &Registers) -> Read {
 /// An immediate into the verdict register.
 fn verdict(fields: &Fields<'_>) -> Read {
     Ok(match fields.verdict(2)? {
-        Some(0) => Some(Statement::Verdict("drop")),
-        Some(1) => Some(Statement::Verdict("accept")),
-        Some(-1) => Some(Statement::Verdict("continue")),
-        Some(-5) => Some(Statement::Verdict("return")),
+        Some((0, _)) => Some(Statement::Verdict("drop")),
+        Some((1, _)) => Some(Statement::Verdict("accept")),
+        Some((-1, _)) => Some(Statement::Verdict("continue")),
+        Some((-3, chain)) => Some(Statement::Jump(chain.to_owned())),
+        Some((-5, _)) => Some(Statement::Verdict("return")),
         _ => None,
     })
 }

@@ -133,6 +133,7 @@ fn statement_text(statement: &Statement) -> Option<String> {
             _ => return None,
         },
         Statement::Verdict(verdict) => (*verdict).to_owned(),
+        Statement::Jump(chain) => format!("jump {chain}"),
         Statement::Unknown { .. } => return None,
     })
 }
@@ -150,6 +151,14 @@ fn match_text(left: &Value, comparison: Comparison, right: &[u8]) -> Option<Stri
     match left {
         Value::Secpath => flag("meta ipsec"),
         Value::RouteIpsec => flag("rt ipsec"),
+        Value::InType => Some(format!("meta iiftype {}{}", operator(""), type_name(right)?)),
+        Value::OutType => Some(format!("meta oiftype {}{}", operator(""), type_name(right)?)),
+        Value::InKind => {
+            Some(format!("meta iifkind {}{}", operator(""), quoted(&kind_name(right)?)))
+        }
+        Value::OutKind => {
+            Some(format!("meta oifkind {}{}", operator(""), quoted(&kind_name(right)?)))
+        }
         Value::Nfproto => Some(format!("meta nfproto {}{}", operator(""), nfproto_name(right)?)),
         Value::CtMark => Some(format!("ct mark {}{:#010x}", operator(""), word(right)?)),
         Value::Bitwise { value, mask, xor: 0 } if **value == Value::CtMark => {
@@ -157,6 +166,23 @@ fn match_text(left: &Value, comparison: Comparison, right: &[u8]) -> Option<Stri
         }
         _ => None,
     }
+}
+
+/// `ARPHRD_…`, of which we have two.
+fn type_name(right: &[u8]) -> Option<&'static str> {
+    match u16::from_ne_bytes(right.try_into().ok()?) {
+        libc::ARPHRD_ETHER => Some("ether"),
+        libc::ARPHRD_PPP => Some("ppp"),
+        _ => None,
+    }
+}
+
+/// What a kind of device begins with, as nft writes it.
+///
+/// None: it is padded, and so a whole name, of which we have none.
+fn kind_name(right: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(right).ok()?;
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| format!("{name}*"))
 }
 
 fn nfproto_name(right: &[u8]) -> Option<&'static str> {
@@ -264,6 +290,10 @@ fn statement_json(statement: &Statement) -> Json {
         },
         // A verdict's value is null in nft's schema; an empty array is as near as we need.
         Statement::Verdict(verdict) => Some(Json::object([(*verdict, Json::Array(vec![]))])),
+        Statement::Jump(chain) => {
+            let target = Json::object([("target", chain.as_str().into())]);
+            Some(Json::object([("jump", target)]))
+        }
         Statement::Unknown { name, .. } => Some(Json::object([("unknown", name.as_str().into())])),
     };
     known.unwrap_or_else(|| Json::object([("unknown", "expression".into())]))
@@ -288,6 +318,10 @@ fn match_json(left: &Value, comparison: Comparison, right: &[u8]) -> Option<Json
     let (left, right) = match left {
         Value::Secpath => (key("meta", "ipsec"), flag()?),
         Value::RouteIpsec => (key("rt", "ipsec"), flag()?),
+        Value::InType => (key("meta", "iiftype"), type_name(right)?.into()),
+        Value::OutType => (key("meta", "oiftype"), type_name(right)?.into()),
+        Value::InKind => (key("meta", "iifkind"), kind_name(right)?.as_str().into()),
+        Value::OutKind => (key("meta", "oifkind"), kind_name(right)?.as_str().into()),
         Value::Nfproto => (key("meta", "nfproto"), nfproto_name(right)?.into()),
         Value::CtMark | Value::Bitwise { .. } => (mark_json(left)?, word(right)?.into()),
         _ => return None,

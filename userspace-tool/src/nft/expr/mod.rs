@@ -6,9 +6,13 @@
 
 #![expect(unsafe_code, reason = "glue to libnftnl, as in nftnl's own expressions")]
 
+mod kind;
 mod rt;
 mod secpath;
 
+pub use kind::DeviceKind;
+pub(crate) use kind::NFT_META_IIFKIND;
+pub(crate) use kind::NFT_META_OIFKIND;
 pub(crate) use rt::NFT_RT_XFRM;
 pub use rt::RouteIpsec;
 pub(crate) use secpath::NFT_META_SECPATH;
