@@ -145,24 +145,41 @@ def protect(site):
         site.forbid(own, peer, "add", BLOCKED)
 
 
+def enabled(site, mode):
+    """With the rules of the tool, and learning with the first packet that can be."""
+    fasttrack(site, "set", "ipsec", mode)
+    site.control.set(learn_after=1)
+    fasttrack(site, "enable")
+
+
+def is_marked(site, mode):
+    """The connection of the site has the mark if IPsec is excluded."""
+    assert marks(site)[Conversation.PORT] == (0x08000000 if mode == "exclude" else 0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 def test_policies_appear(make_site, when, family, mode):
-    """Before a flow begins; while it is fast, in clear; and when it is over, with its memo still there."""
+    """Before a flow begins; while it is fast, in clear; and when it is over, with its memo still there. The rules mark it
+    with the first packet after that."""
     site = make_site(family, conversing=when == "during")
-    site.control.enable(ipsec=mode)
+    enabled(site, mode)
     wires, last = site.wires(), 0
     if when != "before":
         flush(site)
+        # Of its first packets.
+        unmark(site)
     if when == "during":
         site.conversation.goes_on(least=100)
         before = site.control.stats()
         site.conversation.goes_on(least=50)
         assert min((site.control.stats() - before).packets) >= 25
+        assert marks(site)[Conversation.PORT] == 0
         protect(site)
         last = site.conversation.sent
         site.conversation.goes_on(least=50)
+        is_marked(site, mode)
         frames = seen(wires)
         assert in_clear(frames)
     else:
@@ -170,9 +187,14 @@ def test_policies_appear(make_site, when, family, mode):
         if when == "after":
             fast(site, conversation, 2)
             assert in_clear(seen(wires))
+            assert marks(site)[Conversation.PORT] == 0
             protect(site)
             assert len(site.control.flows()) == 2
+        assert conversation.request()
+        is_marked(site, mode)
+        assert conversation.reply()
         fast(site, conversation, ways_of(mode))
+        is_marked(site, mode)
         frames = seen(wires)
         leaks.none(in_clear(frames))
     leaks.none([frame for frame in frames if Conversation.number(frame) > last])
@@ -414,15 +436,28 @@ def nat(site, match, to):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_source_nat_into_a_policy(make_site, family, mode):
-    """The flow's route has no transform until source NAT gives it an address that a policy is for."""
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_source_nat_into_a_policy(make_site, when, family, mode):
+    """The flow's route has no transform until source NAT gives it an address that a policy is for; which is there before
+    the flow, or comes when it has been fast in clear. The rules mark it with the first packet of which that is so."""
     site = make_site(family, conversing=False)
     other = unprotected(site)
     nat(site, f"{site.words['table']} saddr {other}", site.words["gateway"].format(1))
-    site.control.enable(ipsec=mode)
+    enabled(site, mode)
     wires = site.wires()
-    conversation = site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, source=(other, 0)))
+    conversation = site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, Conversation.PORT,
+                                               source=(other, 0)))
+    if when == "after":
+        flush(site)
+        fast(site, conversation, 2)
+        assert len(in_clear(seen(wires))) > 40
+        assert marks(site)[Conversation.PORT] == 0
+        protect(site)
+    assert conversation.request()
+    is_marked(site, mode)
+    assert conversation.reply()
     fast(site, conversation, ways_of(mode))
+    is_marked(site, mode)
     assert conversation.seen_from[0] == site.words["gateway"].format(1)
     frames = seen(wires)
     leaks.none(in_clear(frames))
