@@ -10,6 +10,7 @@ import pytest
 
 from lab import leaks
 from lab.control import Control
+from lab.ike import example
 from lab.kernel import wait_until
 from lab.site import BLOCKED, SIGN, Conversation, Questions, Site, figures
 from lab.traffic import Datagrams, protocol_in
@@ -424,14 +425,14 @@ SOURCE_NAT = """
 table inet nat {{
     chain postrouting {{
         type nat hook postrouting priority srcnat;
-        oifname "wan0" {match} snat {table} to {to}
+        oifname "wan0" {what}
     }}
 }}
 """
 
 
 def nat(site, match, to):
-    site.a.gateway.nft(SOURCE_NAT.format(match=match, table=site.words["table"], to=to))
+    site.a.gateway.nft(SOURCE_NAT.format(what=f"{match} snat {site.words['table']} to {to}"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -459,6 +460,52 @@ def test_source_nat_into_a_policy(make_site, when, family, mode):
     fast(site, conversation, ways_of(mode))
     is_marked(site, mode)
     assert conversation.seen_from[0] == site.words["gateway"].format(1)
+    frames = seen(wires)
+    leaks.none(in_clear(frames))
+    assert len(frames) > 40
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_masqueraded_before_there_was_a_policy(make_site, family, mode):
+    """It keeps the address that it has got, of which the policy knows nothing, and so goes on in clear: without fasttrack
+    as with it, and with the rules that exempt new connections from NAT. Rules that let nothing leave in clear end that,
+    whether it is fast or not, and so does to forget the connection, which then is encrypted."""
+    site = make_site(family, conversing=False)
+    site.a.gateway.nft(SOURCE_NAT.format(what="masquerade"))
+    enabled(site, mode)
+    wires, conversation = site.wires(), site.datagrams()
+
+    def goes_on_in_clear():
+        seen(wires)
+        conversation.exchange(20)
+        assert conversation.seen_from[0] == site.a.wan
+        return len(in_clear(seen(wires)))
+
+    found = []
+    for on in (False, True):
+        site.control.set(enabled=int(on))
+        flush(site)
+        site.a.gateway.run("conntrack", "-F")
+        fast(site, conversation, 2 if on else 0)
+        protect(site)
+        found.append([goes_on_in_clear() for _ in range(2)])
+    assert found == 2 * [[40, 40]]
+
+    site.a.gateway.nft(example("never-in-clear.nft", site.a, site.b))
+    for _ in range(5):
+        assert not conversation.request(timeout=0.05)
+        assert not conversation.reply(timeout=0.05)
+    leaks.none(in_clear(seen(wires)))
+    site.a.gateway.run("nft", "delete", "table", "inet", "never-in-clear")
+    assert goes_on_in_clear() == 40
+
+    site.a.gateway.run("conntrack", "-D", "-f", family, "-p", "udp", "--orig-port-dst", Conversation.PORT)
+    # The next packet has to be one that a LAN host of the site's sends.
+    assert conversation.request()
+    is_marked(site, mode)
+    fast(site, conversation, ways_of(mode))
+    assert conversation.seen_from[0] == site.a.address
     frames = seen(wires)
     leaks.none(in_clear(frames))
     assert len(frames) > 40
