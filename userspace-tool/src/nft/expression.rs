@@ -20,7 +20,6 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
-const META_IIFTYPE: u32 = 8;
 const META_OIFTYPE: u32 = 9;
 const META_NFPROTO: u32 = 15;
 const CT_MARK: u32 = 3;
@@ -35,13 +34,9 @@ pub enum Value {
     Secpath,
     /// `rt ipsec`: the packet will be encrypted.
     RouteIpsec,
-    /// `meta iiftype`: what the device's addresses are like, on which the packet arrived.
-    InType,
-    /// `meta oiftype`: likewise of the device that it leaves by.
+    /// `meta oiftype`: what the addresses of the device are like that the packet leaves by.
     OutType,
-    /// `meta iifkind`: what kind of device the packet arrived on.
-    InKind,
-    /// `meta oifkind`: what kind of device it leaves by.
+    /// `meta oifkind`: what kind of device that is.
     OutKind,
     /// `meta nfproto`
     Nfproto,
@@ -247,9 +242,7 @@ type Read = Result<Option<Statement>, Malformed>;
 fn load_meta(fields: &Fields<'_>) -> Loaded {
     let value = match fields.number(2)? {
         Some(expr::NFT_META_SECPATH) => Value::Secpath,
-        Some(META_IIFTYPE) => Value::InType,
         Some(META_OIFTYPE) => Value::OutType,
-        Some(expr::NFT_META_IIFKIND) => Value::InKind,
         Some(expr::NFT_META_OIFKIND) => Value::OutKind,
         Some(META_NFPROTO) => Value::Nfproto,
         _ => return Ok(None),

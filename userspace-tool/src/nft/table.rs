@@ -4,26 +4,17 @@
 //!
 //! ```text
 //! table inet fasttrack {
-//!     chain mark_from_device {
-//!         meta iifkind "vti*" counter ct mark & 0x08000000 != 0x08000000 ct mark set ct mark | 0x08000000
-//!         meta iifkind "xfrm*" counter …
-//!     }
 //!     chain mark_to_device {
-//!         meta oifkind "vti*" counter …
+//!         meta oifkind "vti*" counter ct mark & 0x08000000 != 0x08000000 ct mark set ct mark | 0x08000000
 //!         meta oifkind "xfrm*" counter …
 //!     }
 //!     chain mark_decrypted {
 //!         type filter hook prerouting priority mangle; policy accept;
 //!         meta ipsec exists counter …
-//!         meta iiftype != ether meta iiftype != ppp jump mark_from_device
 //!     }
 //!     chain mark_forward {
 //!         type filter hook forward priority mangle; policy accept;
 //!         rt ipsec exists counter …
-//!         meta oiftype != ether meta oiftype != ppp jump mark_to_device
-//!     }
-//!     chain mark_output {
-//!         type filter hook output priority mangle; policy accept;
 //!         meta oiftype != ether meta oiftype != ppp jump mark_to_device
 //!     }
 //!     chain mark_encrypted {
@@ -52,21 +43,24 @@
 //! would not do: it ends this chain only, and the next nat chain binds the connection. Source NAT to
 //! the address that it has anyway takes the binding, and the later chains are skipped.
 //!
-//! **If IPsec is accelerated** connections are only recognised: the same chains count, and mark nothing.
-//! What stays off the fast path is then the administrator's choice alone.
-//!
 //! **Tunnels by a device**, a VTI or an xfrm interface, encrypt behind the device, and what is given to
 //! it shows no transform. When the device sends it on it passes output and postrouting again, encrypted,
 //! and is counted there, but without its connection. What an xfrm interface has decrypted has a secpath
 //! like any other, unless its states are in another namespace (`xfrmi_rcv_cb`), what a vti has decrypted
-//! has none (`vti_rcv_cb` in `net/ipv4/ip_vti.c` scrubs it). So it is looked at the kind of the device:
-//! in forward, so that filter rules see the mark, and in output for what the router sends itself, rather
-//! than in postrouting, where what is forwarded would be looked at once more. A kind is compared by what
-//! it begins with: up to four bytes are compared at once, and `vti` is `vti6` as well.
+//! has none (`vti_rcv_cb` in `net/ipv4/ip_vti.c` scrubs it). So it is looked at the kind of the device
+//! that packets leave by: each connection through such a device has some that do, and none is fast
+//! before. A kind is compared by what it begins with: up to four bytes are compared at once, and `vti`
+//! is `vti6` as well.
 //!
-//! A rule costs a packet some 90 instructions when its first comparison fails, and 170 when it has to
-//! load a kind for that. So packets of Ethernet and PPP devices, which are most, meet one rule more in
-//! prerouting and one in forward.
+//! **If IPsec is accelerated** connections are only recognised: `seen_forward` counts what all of these
+//! look at, and marks nothing. What stays off the fast path is then the administrator's choice alone.
+//! It is one chain where only packets come that are forwarded on the slow path. In prerouting and
+//! postrouting each packet that arrives or leaves encrypted would pass a chain for nothing, also if what
+//! is inside is fast.
+//!
+//! A rule costs a packet some 90 instructions when its first comparison fails, 170 when it has to
+//! load a kind for that, and a chain as much again. So packets for Ethernet and PPP devices, which are
+//! most, meet one short rule more for the sake of the others.
 //!
 //! The module keeps all of these off the fast path on its own account.
 
@@ -128,87 +122,76 @@ enum Sign {
     Secpath(Secpath),
     /// A transform of its route: it will be encrypted.
     Route(RouteIpsec),
-    /// The kind of a device begins with this.
+    /// The kind of the device that it leaves by begins with this.
     Kind(DeviceKind, &'static [u8]),
-    /// The type of a device may be that of such a kind. The chain with this number goes on with it.
-    MayBeKind(Meta, usize),
+    /// The type of that device may be that of such a kind. The chain with this name goes on with it.
+    MayBeKind(&'static CStr),
 }
 
 /// A chain that marks, or only counts.
 struct Recogniser {
-    /// The chain's name if it marks, and if it counts.
-    names: [&'static CStr; 2],
+    name: &'static CStr,
     /// None: it is jumped to.
     base: Option<(Hook, i32)>,
-    /// Of each rule: what it looks at, and the comments of both.
-    rules: Vec<(Sign, [&'static CStr; 2])>,
+    /// With their comments.
+    rules: Vec<(Sign, &'static CStr)>,
 }
 
 /// What the kinds of devices begin with behind which packets are encrypted: `vti`, `vti6` and `xfrm`.
 const VTI: &[u8] = b"vti";
 const XFRM: &[u8] = b"xfrm";
 
-const FROM_DEVICE: usize = 0;
-const TO_DEVICE: usize = 1;
-
-/// What is jumped to comes first.
-fn recognisers() -> Result<[Recogniser; 6], Error> {
-    let (from, to, route) = (DeviceKind::incoming()?, DeviceKind::outgoing()?, RouteIpsec::new()?);
-    let may_be = |meta, chain| (Sign::MayBeKind(meta, chain), [c"tunnels that are devices"; 2]);
-    Ok([
+/// The chains that mark, or if IPsec is accelerated that only counts. What is jumped to comes first.
+fn recognisers(accelerated: bool) -> Result<Vec<Recogniser>, Error> {
+    let (secpath, route, kind) = (Secpath::new()?, RouteIpsec::new()?, DeviceKind::outgoing()?);
+    let to_device = |name| Recogniser {
+        name,
+        base: None,
+        rules: vec![
+            (Sign::Kind(kind, VTI), c"encrypted behind a VTI"),
+            (Sign::Kind(kind, XFRM), c"encrypted behind an xfrm interface"),
+        ],
+    };
+    let may_be_device = |name| (Sign::MayBeKind(name), c"tunnels that are devices");
+    if accelerated {
+        return Ok(vec![
+            to_device(c"seen_to_device"),
+            Recogniser {
+                name: c"seen_forward",
+                base: Some((Hook::Forward, MANGLE)),
+                rules: vec![
+                    (Sign::Secpath(secpath), c"what IPsec has decrypted and is not fast"),
+                    (Sign::Route(route), c"what IPsec will encrypt and is not fast"),
+                    may_be_device(c"seen_to_device"),
+                ],
+            },
+        ]);
+    }
+    Ok(vec![
+        to_device(c"mark_to_device"),
         Recogniser {
-            names: [c"mark_from_device", c"seen_from_device"],
-            base: None,
-            rules: vec![
-                (Sign::Kind(from, VTI), [c"a VTI leaves no trace of it"; 2]),
-                (Sign::Kind(from, XFRM), [c"nor does an xfrm interface from another namespace"; 2]),
-            ],
-        },
-        Recogniser {
-            names: [c"mark_to_device", c"seen_to_device"],
-            base: None,
-            rules: vec![
-                (Sign::Kind(to, VTI), [c"encrypted behind a VTI"; 2]),
-                (Sign::Kind(to, XFRM), [c"encrypted behind an xfrm interface"; 2]),
-            ],
-        },
-        Recogniser {
-            names: [c"mark_decrypted", c"seen_decrypted"],
+            name: c"mark_decrypted",
             base: Some((Hook::PreRouting, MANGLE)),
-            rules: vec![
-                (
-                    Sign::Secpath(Secpath::new()?),
-                    [
-                        c"keep connections that IPsec decrypts off the fast path",
-                        c"what IPsec has decrypted and is not fast",
-                    ],
-                ),
-                may_be(Meta::IifType, FROM_DEVICE),
-            ],
+            rules: vec![(
+                Sign::Secpath(secpath),
+                c"keep connections that IPsec decrypts off the fast path",
+            )],
         },
         Recogniser {
-            names: [c"mark_forward", c"seen_forward"],
+            name: c"mark_forward",
             base: Some((Hook::Forward, MANGLE)),
             rules: vec![
                 (
                     Sign::Route(route),
-                    [
-                        c"keep connections that IPsec will encrypt off the fast path",
-                        c"what IPsec will encrypt and is not fast",
-                    ],
+                    c"keep connections that IPsec will encrypt off the fast path",
                 ),
-                may_be(Meta::OifType, TO_DEVICE),
+                may_be_device(c"mark_to_device"),
             ],
         },
         Recogniser {
-            names: [c"mark_output", c"seen_output"],
-            base: Some((Hook::Out, MANGLE)),
-            rules: vec![may_be(Meta::OifType, TO_DEVICE)],
-        },
-        Recogniser {
-            names: [c"mark_encrypted", c"seen_encrypted"],
+            name: c"mark_encrypted",
             base: Some((Hook::PostRouting, AFTER_SOURCE_NAT)),
-            rules: vec![(Sign::Route(route), [c"likewise, where source NAT made IPsec apply"; 2])],
+            rules: vec![(Sign::Route(route), c"likewise, where source NAT made IPsec apply")],
         },
     ])
 }
@@ -228,32 +211,29 @@ pub fn replacement(mark: Mark, ipsec: IpsecMode) -> Result<FinalizedBatch, Error
     batch.add(&table, MsgType::Add);
 
     if accelerated || mark.mask != 0 {
-        let which = usize::from(accelerated);
-        let recognisers = recognisers()?;
-        let names: Vec<&CStr> = recognisers.iter().map(|chain| chain.names[which]).collect();
-        for (Recogniser { base, rules, .. }, name) in recognisers.iter().zip(&names) {
+        for Recogniser { name, base, rules } in recognisers(accelerated)? {
             let chain = match base {
                 Some((hook, priority)) => {
-                    add_chain(&mut batch, &table, name, ChainType::Filter, *hook, *priority)
+                    add_chain(&mut batch, &table, name, ChainType::Filter, hook, priority)
                 }
                 None => {
-                    let chain = Chain::new(*name, &table);
+                    let chain = Chain::new(name, &table);
                     batch.add(&chain, MsgType::Add);
                     chain
                 }
             };
-            for (sign, comments) in rules {
+            for (sign, comment) in rules {
                 let mut rule = Rule::new(&chain);
-                add_match(&mut rule, sign);
-                if let Sign::MayBeKind(_, chain) = sign {
-                    rule.add_expr(&nft_expr!(verdict jump names[*chain].to_owned()));
+                add_match(&mut rule, &sign);
+                if let Sign::MayBeKind(chain) = sign {
+                    rule.add_expr(&nft_expr!(verdict jump chain.to_owned()));
                 } else {
                     rule.add_expr(&nft_expr!(counter));
                     if !accelerated {
                         add_marking(&mut rule, mark);
                     }
                 }
-                finish(&mut batch, rule, comments[which]);
+                finish(&mut batch, rule, comment);
             }
         }
     }
@@ -324,8 +304,8 @@ fn add_match(rule: &mut Rule<'_>, sign: &Sign) {
             rule.add_expr(kind);
             rule.add_expr(&nft_expr!(cmp == *beginning));
         }
-        Sign::MayBeKind(meta, _) => {
-            rule.add_expr(meta);
+        Sign::MayBeKind(_) => {
+            rule.add_expr(&Meta::OifType);
             for other in [libc::ARPHRD_ETHER, libc::ARPHRD_PPP] {
                 rule.add_expr(&nft_expr!(cmp != other));
             }

@@ -151,11 +151,7 @@ fn match_text(left: &Value, comparison: Comparison, right: &[u8]) -> Option<Stri
     match left {
         Value::Secpath => flag("meta ipsec"),
         Value::RouteIpsec => flag("rt ipsec"),
-        Value::InType => Some(format!("meta iiftype {}{}", operator(""), type_name(right)?)),
         Value::OutType => Some(format!("meta oiftype {}{}", operator(""), type_name(right)?)),
-        Value::InKind => {
-            Some(format!("meta iifkind {}{}", operator(""), quoted(&kind_name(right)?)))
-        }
         Value::OutKind => {
             Some(format!("meta oifkind {}{}", operator(""), quoted(&kind_name(right)?)))
         }
@@ -318,9 +314,7 @@ fn match_json(left: &Value, comparison: Comparison, right: &[u8]) -> Option<Json
     let (left, right) = match left {
         Value::Secpath => (key("meta", "ipsec"), flag()?),
         Value::RouteIpsec => (key("rt", "ipsec"), flag()?),
-        Value::InType => (key("meta", "iiftype"), type_name(right)?.into()),
         Value::OutType => (key("meta", "oiftype"), type_name(right)?.into()),
-        Value::InKind => (key("meta", "iifkind"), kind_name(right)?.as_str().into()),
         Value::OutKind => (key("meta", "oifkind"), kind_name(right)?.as_str().into()),
         Value::Nfproto => (key("meta", "nfproto"), nfproto_name(right)?.into()),
         Value::CtMark | Value::Bitwise { .. } => (mark_json(left)?, word(right)?.into()),

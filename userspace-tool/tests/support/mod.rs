@@ -333,7 +333,7 @@ impl World {
     pub fn rules_accelerate(&self) -> Option<bool> {
         self.table.as_ref().map(|messages| {
             let table = Table::from_batch(&messages.concat()).unwrap();
-            table.chains.iter().any(|chain| chain.name == "seen_decrypted")
+            table.chains.iter().any(|chain| chain.name == "seen_forward")
         })
     }
 

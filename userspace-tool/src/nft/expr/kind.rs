@@ -9,11 +9,10 @@ use nftnl::nftnl_sys as sys;
 
 use super::Error;
 
-/// `NFT_META_IIFKIND` and `NFT_META_OIFKIND`, absent from nftnl's `Meta`, which is closed.
-pub(crate) const NFT_META_IIFKIND: u32 = 26;
+/// Absent from nftnl's `Meta`, which is closed.
 pub(crate) const NFT_META_OIFKIND: u32 = 27;
 
-/// Loads what kind of device the packet arrived on, or leaves by, into register 1: what `ip link add
+/// Loads what kind of device the packet leaves by into register 1: what `ip link add
 /// … type` has made it, padded with zeros to 16 bytes.
 ///
 /// ```text
@@ -25,19 +24,12 @@ pub(crate) const NFT_META_OIFKIND: u32 = 27;
 /// The rule does not apply where there is no such device, or where it is of no kind, as network
 /// cards are.
 #[derive(Debug, Clone, Copy)]
-pub struct DeviceKind {
-    key: u32,
-}
+pub struct DeviceKind(());
 
 impl DeviceKind {
-    /// Of the device that the packet arrived on. Fails if the installed libnftnl does not know `meta`.
-    pub fn incoming() -> Result<Self, Error> {
-        super::require(c"meta").map(|()| Self { key: NFT_META_IIFKIND })
-    }
-
-    /// Of the device that the packet leaves by.
+    /// Of the device that the packet leaves by. Fails if the installed libnftnl does not know `meta`.
     pub fn outgoing() -> Result<Self, Error> {
-        super::require(c"meta").map(|()| Self { key: NFT_META_OIFKIND })
+        super::require(c"meta").map(|()| Self(()))
     }
 }
 
@@ -46,7 +38,7 @@ impl Expression for DeviceKind {
         super::allocate(
             c"meta",
             &[
-                (sys::NFTNL_EXPR_META_KEY, self.key),
+                (sys::NFTNL_EXPR_META_KEY, NFT_META_OIFKIND),
                 (sys::NFTNL_EXPR_META_DREG, Register::Reg1.to_raw()),
             ],
         )

@@ -11,7 +11,6 @@ mod rt;
 mod secpath;
 
 pub use kind::DeviceKind;
-pub(crate) use kind::NFT_META_IIFKIND;
 pub(crate) use kind::NFT_META_OIFKIND;
 pub(crate) use rt::NFT_RT_XFRM;
 pub use rt::RouteIpsec;
