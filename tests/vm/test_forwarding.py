@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is fast arrives as it would have on the slow path."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 from lab.both import both
+from lab.devices import links
+from lab.kernel import wait_until
+from lab.namespace import Namespace
 from lab.topology import Router
 from lab.traffic import Datagrams, Stream
 
@@ -121,3 +127,130 @@ def test_udp_without_checksum(router):
     datagrams.set_checksum(False)
     both_ways_fast(router, datagrams)
     datagrams.close()
+
+
+# In and out by the same device.
+
+HAIRPIN = NO_NAT + """
+table ip nat {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 8000 dnat to 10.0.0.77:80
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        iifname "lan0" oifname "lan0" masquerade
+    }
+}
+"""
+
+
+def switched(other):
+    """A kind: a switch, to which another host is connected as well."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        switch = Namespace("switch")
+        ports = {"port1": (host, host_device), "port2": (other, "eth0"), "port3": (router, router_device)}
+        links(*((switch, port, *end) for port, end in ports.items()), offloads=offloads)
+        switch.ip_batch(["link add br0 type bridge mcast_snooping 0", "link set br0 up",
+                         *(f"link set {port} master br0" for port in ports)])
+        closing = contextlib.ExitStack()
+        closing.callback(switch.remove)
+        return closing
+    return kind
+
+
+class Turned:
+    """A LAN host and another one on the same switch, that only hear of each other by way of the router."""
+
+    def __init__(self, family, way):
+        self.has_nat = way == "NAT"
+        self.other = Namespace("other")
+        if family == "ipv6":
+            self.other.enable_ipv6()
+        self.router = Router(family=family, lan=switched(self.other), firewall=HAIRPIN if self.has_nat else NO_NAT)
+        own, net = self.router.address("10.0.0.77"), self.router.net
+        if way == "two nets":
+            own, gateway = (self.router.address(f"198.51.100.{host}") for host in (2, 1))
+            self.router.router.ip("addr", "add", f"{gateway}/{net}", "dev", "lan0")
+            self.other.ip_batch([f"addr add {own}/{net} dev eth0", f"route add default via {gateway}"])
+        else:
+            self.other.ip_batch([f"addr add {own}/{net} dev eth0"])
+        if way == "host routes":
+            for host, distant in ((self.router.lan, own), (self.other, self.router.LAN)):
+                host.ip("route", "add", f"{distant}/{self.router.host}", "via", self.router.LAN_GATEWAY)
+        self._target = (self.router.WAN_GATEWAY, 8000) if self.has_nat else (own, 80)
+        for host in (self.router.lan, self.other):
+            # They do not do what they are told.
+            for scope in ("all", "eth0"):
+                host.sysctl(f"net.ipv4.conf.{scope}.accept_redirects", 0)
+                host.sysctl(f"net.ipv6.conf.{scope}.accept_redirects", 0)
+        self.router.lan.nft("""
+            table netdev told {
+                counter redirects { }
+                chain arriving {
+                    type filter hook ingress device eth0 priority 0;
+                    icmp type redirect counter name redirects
+                    icmpv6 type nd-redirect counter name redirects
+                }
+            }
+            """)
+
+    def conversation(self, kind):
+        """One between the two."""
+        return self.router.until_removed(kind(self.router.lan, self.other, *self._target,
+                                              listen=(self.router.anywhere, 80)))
+
+    def told(self):
+        """How often the LAN host has been told of a better way."""
+        return self.router.lan.counter("netdev told", "redirects")
+
+    def remove(self):
+        """Removes it all."""
+        self.router.remove()
+        self.other.remove()
+
+
+@pytest.fixture
+def always_told():
+    """With IPv4 a host that does not do what it is told is told again all the same. The limits are the same for all
+    namespaces."""
+    silence = Path("/proc/sys/net/ipv4/route/redirect_silence")
+    before = silence.read_text(encoding="ascii")
+    silence.write_text("0", encoding="ascii")
+    yield
+    silence.write_text(before, encoding="ascii")
+
+
+@pytest.fixture(params=["NAT", "two nets", "host routes"])
+def turned(always_told, family, request):
+    hosts = Turned(family, request.param)
+    yield hosts
+    hosts.remove()
+
+
+@both
+def test_out_by_the_device_it_came_by(turned):
+    """The sender is told of a better way as by the slow path, which with IPv4 and NAT says nothing, but only when a
+    packet is slow, as a sample is."""
+    router, index = turned.router, turned.router.router.index("lan0")
+    is_silent = turned.has_nat and not router.is_v6
+
+    def since(before):
+        conversation.exchange(5)
+        return router.control.stats() - before
+
+    for kind in (Datagrams, Stream):
+        conversation, before, told = turned.conversation(kind), router.control.stats(), turned.told()
+        # With IPv6 that may be a second after it was told of the last conversation.
+        wait_until(lambda: since(before) and (is_silent or turned.told() > told), 10, "a redirect by the slow path")
+        router.control.enable()
+        both_ways_fast(router, conversation)
+        assert conversation.seen_from[0] == (router.LAN_GATEWAY if turned.has_nat else router.LAN)
+        assert {(flow["in-ifindex"], flow["out-ifindex"]) for flow in router.control.flows()} == {(index, index)}
+        before, told = router.control.stats(), turned.told()
+        wait_until(lambda: since(before).slow["sampled"] >= 2 and (is_silent or turned.told() > told), 10,
+                   "a redirect because of a sample")
+        after = since(before)
+        assert after.fast > 0 and turned.told() - told <= sum(after.slow.values()), (after.packets, after.reasons())
+        router.control.disable()
+    assert not (is_silent and turned.told())
