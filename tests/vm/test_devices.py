@@ -118,8 +118,9 @@ def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, 
         router.control.disable()
 
 
-KINDS = ["link", "vlan", "qinq", "bridge", "bridge_with_vlans", "bond_active_backup", "bond_balance_xor",
-         "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "ip6tnl", "ip6gre", "vxlan", "wireguard"]
+KINDS = ["link", "vlan", "qinq", "bridge", "bridge_that_filters", "bridge_with_vlans", "bond_active_backup",
+         "bond_balance_xor", "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "ip6tnl", "ip6gre", "vxlan",
+         "wireguard"]
 
 #: What does for IPv6 what the other does for IPv4.
 IPV6_KIND = {"ipip": "sit"}

@@ -76,16 +76,23 @@ vlan = tagged(("802.1Q", 7))
 qinq = tagged(("802.1ad", 8), ("802.1Q", 7))
 
 
-def bridge(host, host_device, router, router_device, offloads=False):
-    """The router has a bridge. The host has a second cable to it, `eth1`, with the same address."""
-    link(host, host_device, router, f"{router_device}p", offloads)
-    link(host, "eth1", router, f"{router_device}q", offloads)
-    host.ip("link", "set", "eth1", "address", host.mac(host_device))
-    with router.collecting():
-        router.ip("link", "add", router_device, "address", "02:00:00:00:0b:01", "type", "bridge")
-        for port in "pq":
-            router.ip("link", "set", f"{router_device}{port}", "master", router_device)
-    router.up(router_device)
+def bridged(*options):
+    """A kind: the router has a bridge. The host has a second cable to it, `eth1`, with the same address."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        link(host, host_device, router, f"{router_device}p", offloads)
+        link(host, "eth1", router, f"{router_device}q", offloads)
+        host.ip("link", "set", "eth1", "address", host.mac(host_device))
+        with router.collecting():
+            router.ip("link", "add", router_device, "address", "02:00:00:00:0b:01", "type", "bridge", *options)
+            for port in "pq":
+                router.ip("link", "set", f"{router_device}{port}", "master", router_device)
+        router.up(router_device)
+    return kind
+
+
+bridge = bridged()
+#: It filters by VLAN; its ports and itself are untagged ones of VLAN 1, and it has the address itself.
+bridge_that_filters = bridged("vlan_filtering", 1, "vlan_default_pvid", 1)
 
 
 def bridge_with_vlans(host, host_device, router, router_device, offloads=False):
