@@ -120,10 +120,10 @@ def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, 
 
 KINDS = ["link", "vlan", "qinq", "bridge", "bridge_that_filters", "bridge_with_vlans", "bond_active_backup",
          "bond_balance_xor", "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "ip6tnl", "ip6gre", "vxlan",
-         "wireguard"]
+         "l2tp", "wireguard"]
 
 #: What does for IPv6 what the other does for IPv4.
-IPV6_KIND = {"ipip": "sit"}
+IPV6_KIND = {"ipip": "sit", "l2tp": "l2tp_without_udp"}
 
 #: For IPv6 both sides in one test, to keep the number of tests down.
 sides = pytest.mark.parametrize("family, sides", [("ipv4", ["lan"]), ("ipv4", ["wan"]), ("ipv6", ["lan", "wan"])],

@@ -329,6 +329,23 @@ vxlan_with_checksum = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789, "ud
 vxlan = tunnel("type", "vxlan", "id", NUMBER, "dstport", 4789)
 
 
+def l2tp_in(*encapsulation):
+    """A kind: an Ethernet session of L2TPv3."""
+    def kind(host, host_device, router, router_device, offloads=False):
+        number, ends = _carrier(host, host_device, router, router_device, offloads)
+        for namespace, device, own, peer in ends:
+            namespace.ip_batch([
+                f"l2tp add tunnel tunnel_id {number} peer_tunnel_id {number} local {own} remote {peer} "
+                f"encap {' '.join(encapsulation)}",
+                f"l2tp add session name {device} tunnel_id {number} session_id {number} peer_session_id {number}",
+                f"link set {device} up"])
+    return kind
+
+
+l2tp = l2tp_in("udp", "udp_sport", "1701", "udp_dport", "1701")
+l2tp_without_udp = l2tp_in("ip")
+
+
 def wireguard_through(carrier):
     """A kind: a WireGuard tunnel."""
     def kind(host, host_device, router, router_device, offloads=False):
