@@ -2,6 +2,7 @@
 """Very many flows, and more than there is room for."""
 
 import os
+import re
 import socket
 import struct
 import threading
@@ -129,14 +130,69 @@ def in_the_background(work):
     return thread, errors
 
 
-def test_many_flows_come_and_go_beside_one_that_stays(router, conversation, much_conntrack):
+class Arrivals:
+    """What arrives of the strangers' packets, though nobody has their addresses."""
+
+    def __init__(self, router):
+        self._hosts = (router.lan, router.wan)
+        version = "ip6" if router.is_v6 else "ip"
+        for host, address in zip(self._hosts, ("10.0.0.77", "192.0.2.77")):
+            host.nft(f"""
+                table netdev arriving {{
+                    counter strangers {{ }}
+                    chain arriving {{
+                        type filter hook ingress device eth0 priority 0;
+                        {version} daddr {router.address(address)} counter name strangers
+                    }}
+                }}
+                """)
+
+    def count(self):
+        """How many there were so far."""
+        return sum(host.counter("netdev arriving", "strangers") for host in self._hosts)
+
+
+@pytest.fixture
+def accounted(router):
+    """Conntrack counts, and so does nftables where packets of a conversation arrive. Gives what each has counted:
+    packets and bytes of both directions."""
+    router.router.sysctl("net.netfilter.nf_conntrack_acct", 1)
+    router.router.nft("""
+        table netdev ingress {
+            counter original { }
+            counter reply { }
+            chain lan0 {
+                type filter hook ingress device lan0 priority -500;
+                udp dport 7 counter name original
+            }
+            chain wan0 {
+                type filter hook ingress device wan0 priority -500;
+                udp sport 7 counter name reply
+            }
+        }
+        """)
+
+    def by_nftables():
+        for name in ("original", "reply"):
+            words = router.router.run("nft", "list", "counter", "netdev", "ingress", name).split()
+            yield tuple(int(words[words.index(unit) + 1]) for unit in ("packets", "bytes"))
+
+    def by_conntrack():
+        lines = router.conntrack("-L", "-p", "udp", "--orig-port-dst", 7).splitlines()
+        return [tuple(map(int, pair)) for line in lines
+                for pair in re.findall(r"packets=(\d+) bytes=(\d+)", line)]
+
+    return lambda: (list(by_nftables()), by_conntrack())
+
+
+def test_many_flows_come_and_go_beside_one_that_stays(router, accounted, conversation, much_conntrack):
     """All are learned, all go, nothing remains of them, and the one that stays loses nothing."""
     # What comes and goes is the same for both versions of IP, and takes minutes.
     count = COUNT // 10 if router.is_v6 else COUNT
     # Only what others do can make a packet slow.
     router.control.set(table_size=262_144, sample_interval=60_000)
     conversation.warm_up()
-    strangers = Strangers(router)
+    strangers, arrivals = Strangers(router), Arrivals(router)
     before = router.control.stats()
     most = 0
     thread, errors = in_the_background(lambda: strangers.meet(count))
@@ -148,6 +204,7 @@ def test_many_flows_come_and_go_beside_one_that_stays(router, conversation, much
             most = max(most, router.control.stats().flows)
     thread.join()
     assert not errors
+    lost = 1 - arrivals.count() / (4 * count)
     most = max(most, router.control.stats().flows)
     after = router.control.stats() - before
     # Here and there a packet finds no room in a queue, on so slow a machine.
@@ -179,6 +236,17 @@ def test_many_flows_come_and_go_beside_one_that_stays(router, conversation, much
     before = router.control.stats()
     conversation.exchange(20)
     assert (router.control.stats() - before).fast >= 30
+    seen, listed = accounted()
+    assert seen == listed and min(seen)[0] > exchanged / 2, (seen, listed)
+    # The slow path loses no less.
+    router.control.disable()
+    count, arrived = min(count, 10_000), arrivals.count()
+    thread, errors = in_the_background(lambda: strangers.meet(count))
+    while thread.is_alive():
+        conversation.exchange(5)
+    thread.join()
+    assert not errors
+    assert lost <= 1 - (arrivals.count() - arrived) / (4 * count) + 0.001, lost
 
 
 def test_flushing_and_resizing_under_many_flows(router, conversation, much_conntrack):
