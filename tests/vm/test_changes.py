@@ -1688,6 +1688,58 @@ def test_rp_filter_within_the_sampling_interval(cross, interval):
         assert talk.say()
 
 
+def an_element_times_out(cross):
+    """Of a set, without anybody being told."""
+    table, far = cross.family.table, cross.family.far
+    cross.router.nft(f"""
+        delete element {table} until granted {{ {far} }}
+        add element {table} until granted {{ {far} timeout 1s500ms }}
+    """)
+    return 1.5
+
+
+def the_hour_has_come(cross):
+    """Of a rule by the time of day, which is in whole seconds."""
+    now = time.time()
+    then = int(now) + 3
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(then))
+    cross.router.nft(f'add rule {cross.family.table} until forward meta time >= "{stamp}" drop')
+    return then - now
+
+
+@pytest.mark.parametrize("family, ends", [(IPv4, an_element_times_out), (IPv6, an_element_times_out),
+                                          (IPv4, the_hour_has_come)],
+                         ids=["IPv4-element", "IPv6-element", "IPv4-hour"], indirect=["family"])
+def test_what_ends_by_itself_within_the_sampling_interval(cross, ends):
+    """There is no change of the rules, but they come to another decision."""
+    table, far = cross.family.table, cross.family.far
+    cross.router.nft(f"""
+        table {table} until {{
+            set granted {{
+                type {cross.family.address_type}
+                flags timeout
+                elements = {{ {far} }}
+            }}
+            chain forward {{
+                type filter hook forward priority filter - 5;
+                iifname "lan0" {table} daddr != @granted drop
+            }}
+        }}
+    """)
+    cross.control.enable()
+    talk = cross.talk("udp")
+    talk.make_fast()
+    started = time.monotonic()
+    left = ends(cross)
+    over = time.monotonic() + left
+    before = cross.control.stats()
+    while time.monotonic() < started + left - 0.1:
+        assert talk.say()
+    stops_within(talk, 1000 * (over + 1 - time.monotonic()))
+    after = cross.control.stats() - before
+    assert after.packets[0] > 10 * sum(after.slow.values()), (after.packets, after.reasons())
+
+
 def test_a_mark_that_decides_about_the_route_within_the_sampling_interval(make_cross):
     cross = make_cross()
     table, option = cross.family.table, cross.family.option
