@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 
@@ -213,10 +214,17 @@ def test_fast_past_an_ipvlan_that_has_not(make_router):
     fast_as_slow(make_router(lan=devices.ipvlan, firewall=NO_FIREWALL), enters="lan0p")
 
 
+def conntrack_counted(router):
+    """What conntrack has counted of datagrams: packets and bytes of both directions."""
+    return [tuple(map(int, pair)) for pair in re.findall(r"packets=(\d+) bytes=(\d+)",
+                                                         router.conntrack("-L", "-p", "udp"))]
+
+
 @both
 @pytest.mark.parametrize("kind", ["bridge", "bridge_with_vlans"])
 def test_a_host_that_moves_to_another_port_of_a_bridge(make_router, kind):
     router = make_router(lan=getattr(devices, kind))
+    router.router.sysctl("net.netfilter.nf_conntrack_acct", 1)
     router.lan.ip("link", "set", "eth1", "address", router.lan.mac("eth0"))
     router.control.enable()
     for conversation in conversations(router):
@@ -227,6 +235,7 @@ def test_a_host_that_moves_to_another_port_of_a_bridge(make_router, kind):
             router.lan.ip("link", "set", new, "up")
             router.lan.ip("addr", "add", f"{router.LAN}/{router.net}", "dev", new)
             router.lan.ip("route", "replace", "default", "via", router.LAN_GATEWAY, "dev", new)
+            before = conntrack_counted(router)
             # Its next packet tells the bridge.
             conversation.exchange(3)
             at_the_old_port = Wire(router.router, port_left)
@@ -236,6 +245,10 @@ def test_a_host_that_moves_to_another_port_of_a_bridge(make_router, kind):
             at_the_old_port.close()
             received, _, sent, _ = devices_moved[port_taken]
             assert min(received, sent) >= COUNT
+            if isinstance(conversation, Datagrams):
+                # With headers; nothing else arrives.
+                packets, size = COUNT + 3, 32 + 8 + router.header
+                assert conntrack_counted(router) == [(a + packets, b + packets * size) for a, b in before]
     assert not router.control.stats().gone["device"]
 
 
