@@ -47,7 +47,13 @@ mod tests {
         let bytes = u32::from_ne_bytes([8, 9, 10, 11].map(|at: usize| frame[at]));
         assert_eq!(network - Senders::BEFORE, 8);
         assert_eq!(Senders::new(true).sender(bytes), Sender(bytes));
-        assert_ne!(Senders::new(true).sender(bytes), Senders::new(true).sender(!bytes));
-        assert_eq!(Senders::new(false).sender(bytes), Senders::new(false).sender(!bytes));
+        assert_ne!(
+            Senders::new(true).sender(bytes),
+            Senders::new(true).sender(!bytes)
+        );
+        assert_eq!(
+            Senders::new(false).sender(bytes),
+            Senders::new(false).sender(!bytes)
+        );
     }
 }
