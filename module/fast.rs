@@ -319,10 +319,9 @@ fn admit<'a, I: Carried, A: Taken<I>>(
         Some(next_hop) => {
             check_route::<I>(instance, flow, next_hop)?;
             let mtu = match flow.lasting_mtu() {
-                Some(mtu) => mtu,
-                // Nothing fits; nor is the next hop known to be one of the packet's version of IP.
-                None if A::IS_ORDINARY => 0,
-                None => flow.route.mtu(I::FAMILY),
+                0 if !A::IS_ORDINARY => flow.route.mtu(I::FAMILY),
+                // Of 0, nothing fits; nor is the next hop known to be one of the packet's version of IP.
+                mtu => mtu,
             };
             if skb.exceeds([mtu, next_hop.device().mtu()]) {
                 return Err(A::refuses(SlowReason::Mtu));
@@ -356,9 +355,11 @@ fn look_closer(port: &Port, flow: &Flow, skb: Look<'_>) -> Result<(), SlowReason
     if !arrives_as_learned {
         return Err(SlowReason::SecpathMismatch);
     }
-    // What was decrypted has left the link behind, and its states say more.
-    if flow.is_of_sender()
+    // What was decrypted has left the link behind, and its states say more. No flow of a sender has a lasting MTU, which is
+    // sooner asked.
+    if flow.lasting_mtu() == 0
         && flow.secpath.is_none()
+        && flow.is_of_sender()
         && port.senders.sender(skb.before()) != flow.sender()
     {
         return Err(SlowReason::Sender);

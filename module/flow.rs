@@ -285,15 +285,12 @@ impl Flow {
         self.stamp.store(word, Relaxed);
     }
 
-    /// Largest packet that the route takes, in bytes. `None` if the route has to be [asked](Route::mtu) each time, if it
+    /// Largest packet that the route takes, in bytes. 0 if the route has to be [asked](Route::mtu) each time, if it
     /// leads to a transform, if the next hop is no neighbour [by](NextHop::is_of) the packets' version of IP, or if the flow is
-    /// one [of a sender](Self::is_of_sender); such a flow's packets are not ordinary.
+    /// one [of a sender](Self::is_of_sender): such a flow's packets are not ordinary.
     #[inline(always)]
-    pub fn lasting_mtu(&self) -> Option<u32> {
-        match self.mtu.load(Relaxed) {
-            0 => None,
-            mtu => Some(mtu.into()),
-        }
+    pub fn lasting_mtu(&self) -> u32 {
+        self.mtu.load(Relaxed).into()
     }
 
     /// Changes it, to what is to be had of the route.

@@ -114,11 +114,11 @@ pub fn write_flow(message: &mut Message<'_>, instance: &Instance, flow: &Flow) -
     let [dscp_in, dscp_out] = flow.dscps();
     message.u8(attribute::DSCP_IN, dscp_in >> 2)?;
     message.u8(attribute::DSCP_OUT, dscp_out >> 2)?;
-    let mtu = flow.lasting_mtu();
-    message.u32(
-        attribute::MTU,
-        mtu.unwrap_or_else(|| flow.route.mtu(flow.key.family())),
-    )?;
+    let mtu = match flow.lasting_mtu() {
+        0 => flow.route.mtu(flow.key.family()),
+        mtu => mtu,
+    };
+    message.u32(attribute::MTU, mtu)?;
     if flow.transforms.are_any() {
         message.u32(attribute::IPSEC, flow.transforms.listed())?;
     }

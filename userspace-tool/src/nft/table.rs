@@ -181,10 +181,7 @@ fn recognisers(accelerated: bool) -> Result<Vec<Recogniser>, Error> {
             name: c"mark_forward",
             base: Some((Hook::Forward, MANGLE)),
             rules: vec![
-                (
-                    Sign::Route(route),
-                    c"keep connections that IPsec will encrypt off the fast path",
-                ),
+                (Sign::Route(route), c"keep connections that IPsec will encrypt off the fast path"),
                 may_be_device(c"mark_to_device"),
             ],
         },
@@ -212,15 +209,12 @@ pub fn replacement(mark: Mark, ipsec: IpsecMode) -> Result<FinalizedBatch, Error
 
     if accelerated || mark.mask != 0 {
         for Recogniser { name, base, rules } in recognisers(accelerated)? {
-            let chain = match base {
-                Some((hook, priority)) => {
-                    add_chain(&mut batch, &table, name, ChainType::Filter, hook, priority)
-                }
-                None => {
-                    let chain = Chain::new(name, &table);
-                    batch.add(&chain, MsgType::Add);
-                    chain
-                }
+            let chain = if let Some((hook, priority)) = base {
+                add_chain(&mut batch, &table, name, ChainType::Filter, hook, priority)
+            } else {
+                let chain = Chain::new(name, &table);
+                batch.add(&chain, MsgType::Add);
+                chain
             };
             for (sign, comment) in rules {
                 let mut rule = Rule::new(&chain);
