@@ -151,11 +151,11 @@ int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb)
 
 /*
  * __netif_receive_skb_core() takes off such a tag further on, if no handler has the packet before and
- * there is no device for VLAN 0.
+ * there is no device for VLAN 0. It looks for another tag in the packet only then, so that one is left to it.
  */
 bool ft_skb_drop_priority_tag(struct sk_buff *skb)
 {
-	if (!skb_vlan_tag_present(skb) || skb_vlan_tag_get_id(skb) ||
+	if (!skb_vlan_tag_present(skb) || skb_vlan_tag_get_id(skb) || eth_type_vlan(skb->protocol) ||
 	    rcu_access_pointer(skb->dev->rx_handler) || netdev_uses_dsa(skb->dev) ||
 	    __vlan_find_dev_deep_rcu(skb->dev, skb->vlan_proto, 0))
 		return false;

@@ -276,6 +276,24 @@ def test_tags_of_priority(make_router):
     datagrams.exchange(1)
 
 
+@pytest.mark.parametrize("family", ["ipv4"], indirect=True)
+def test_a_tag_of_priority_around_that_of_a_vlan(make_router):
+    """It is left to the stack, which takes off both."""
+    router = make_router()
+    # So that there is a hook on the device.
+    datagrams = conversation(router, Datagrams)
+    mostly_fast(moved(router, lambda: datagrams.exchange(COUNT)))
+    for namespace, device, address in ((router.lan, "eth0", "10.77.0.2/24"), (router.router, "lan0", "10.77.0.1/24")):
+        namespace.ip("link", "add", "vlan7", "link", device, "type", "vlan", "id", 7)
+        namespace.ip("link", "set", "vlan7", "up")
+        namespace.ip("addr", "add", address, "dev", "vlan7")
+    router.lan.run("tc", "qdisc", "add", "dev", "eth0", "clsact")
+    router.lan.run("tc", "filter", "add", "dev", "eth0", "egress", "protocol", "802.1Q", "matchall",
+                   "action", "vlan", "push", "id", 0, "priority", 5)
+    router.lan.run("ping", "-c", 3, "-i", 0.2, "-W", 2, "10.77.0.1")
+    assert "Sent 0 " not in router.lan.run("tc", "-s", "filter", "show", "dev", "eth0", "egress")
+
+
 # Packets that others have, too.
 
 
