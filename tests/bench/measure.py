@@ -3,8 +3,8 @@
 
 It is measured in a few batches, of which the median counts: the kernel does other things once in a while.
 The first batches are not counted: they confirm what was learned, and whatever happens for the first time
-happens in them. Then a few packets are captured and compared with what was sent, and counters are compared
-with what the path claims.
+happens in them. Then some more packets are captured and compared with what was sent, byte by byte, and
+counters are compared with what the path claims.
 """
 
 import statistics
@@ -21,7 +21,8 @@ SMALL = 64
 BATCH = 640
 BATCHES = 7
 WARM_UP = 2
-CAPTURED = 3
+# As many as wait in a socket, however large they are.
+CAPTURED = 64
 # How often a cell is measured again if a packet of it was sampled.
 TRIES = 3
 
