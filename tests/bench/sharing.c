@@ -7,34 +7,16 @@
  *
  * When the guest ends, FILE has a line for each instruction and cache line: both addresses, and how often each of
  * the first two processors wrote there.
- *
- * QEMU's header is not at hand in Debian; this is what is used of it (include/plugins/qemu-plugin.h).
  */
 #include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef uint64_t id_t_;
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-struct qemu_info_t;
+#include "plugin.h"
 
-extern void qemu_plugin_register_vcpu_tb_trans_cb(id_t_ id, void (*call)(struct qemu_plugin_tb *, void *), void *data);
-extern void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *,
-					     void (*call)(unsigned int, uint32_t, uint64_t, void *), int flags, int what,
-					     void *data);
-extern void qemu_plugin_register_atexit_cb(id_t_ id, void (*call)(void *), void *data);
-extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
-extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
-extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
-
-#define EXPORT __attribute__((visibility("default")))
-EXPORT int qemu_plugin_version = 7;
-
-/* QEMU_PLUGIN_MEM_W; where modules lie on x86-64; lines of 64 bytes. */
-enum { WRITES = 2, LINE = 6, PLACES = 1 << 22 };
+/* Where modules lie on x86-64; lines of 64 bytes. */
+enum { LINE = 6, PLACES = 1 << 22 };
 #define MODULES 0xffffffffc0000000
 
 static struct place {

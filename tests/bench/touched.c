@@ -11,47 +11,16 @@
  * and the address of the instruction that was the first to do so. At the end of a section there is, for each page in
  * the kernel's linear map that has been touched so far and is the slab allocator's, PAGE, the page's address, that
  * of the slab, and the cache's name in four words.
- *
- * QEMU's header is not at hand in Debian; this is what is used of it (include/plugins/qemu-plugin.h), and of GLib.
  */
 #include <ctype.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef uint64_t id_t_;
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-struct qemu_info_t;
+#include "plugin.h"
 
-/* GByteArray. */
-struct bytes {
-	uint8_t *data;
-	unsigned int length;
-};
-
-extern void qemu_plugin_register_vcpu_tb_trans_cb(id_t_ id, void (*call)(struct qemu_plugin_tb *, void *), void *data);
-extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*call)(unsigned int, void *),
-						   int flags, void *data);
-extern void qemu_plugin_register_vcpu_mem_cb(struct qemu_plugin_insn *,
-					     void (*call)(unsigned int, uint32_t, uint64_t, void *), int flags, int what,
-					     void *data);
-extern void qemu_plugin_register_atexit_cb(id_t_ id, void (*call)(void *), void *data);
-extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
-extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
-extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
-extern unsigned int qemu_plugin_mem_size_shift(uint32_t info);
-extern bool qemu_plugin_mem_is_store(uint32_t info);
-extern bool qemu_plugin_read_memory_vaddr(uint64_t address, struct bytes *, size_t length);
-extern struct bytes *g_byte_array_new(void);
-
-#define EXPORT __attribute__((visibility("default")))
-EXPORT int qemu_plugin_version = 7;
-
-/* QEMU_PLUGIN_MEM_RW; lines of 64 bytes, pages of 4096; what is added to the address of a line. */
-enum { BOTH = 3, LINE = 6, PAGE_SHIFT = 12, READ = 1, WRITTEN = 2 };
+/* Lines of 64 bytes, pages of 4096; what is added to the address of a line. */
+enum { LINE = 6, PAGE_SHIFT = 12, READ = 1, WRITTEN = 2 };
 /* More lines than a packet touches, and more pages than all do. */
 enum { LINES = 1 << 14, PAGES = 1 << 20 };
 #define PACKET (~0ull)
@@ -235,7 +204,7 @@ static void translated(struct qemu_plugin_tb *block, void *data)
 			qemu_plugin_register_vcpu_insn_exec_cb(instruction, ends, 0, NULL);
 		else if (at == mark)
 			qemu_plugin_register_vcpu_insn_exec_cb(instruction, marked, 1, NULL);
-		qemu_plugin_register_vcpu_mem_cb(instruction, accessed, 0, BOTH, (void *)at);
+		qemu_plugin_register_vcpu_mem_cb(instruction, accessed, 0, READS_AND_WRITES, (void *)at);
 	}
 }
 

@@ -8,30 +8,12 @@
  * When the guest ends, each way of getting from the instruction at ADDRESS back to it that was taken at least
  * OFTEN times is written to FILE: "trace TIMES LENGTH", and the instructions, in order, each with its address
  * and its text.
- *
- * QEMU's header is not at hand in Debian; this is what is used of it (include/plugins/qemu-plugin.h).
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef uint64_t id_t_;
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-struct qemu_info_t;
-
-extern void qemu_plugin_register_vcpu_tb_trans_cb(id_t_ id, void (*call)(struct qemu_plugin_tb *, void *), void *data);
-extern void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, void (*call)(unsigned int, void *),
-						   int flags, void *data);
-extern void qemu_plugin_register_atexit_cb(id_t_ id, void (*call)(void *), void *data);
-extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
-extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
-extern uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
-extern char *qemu_plugin_insn_disas(const struct qemu_plugin_insn *);
-
-#define EXPORT __attribute__((visibility("default")))
-EXPORT int qemu_plugin_version = 7;
+#include "plugin.h"
 
 enum { LONGEST = 1 << 16, WAYS = 4096, OFTEN = 256, TEXTS = 1 << 20 };
 
