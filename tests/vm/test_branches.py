@@ -69,14 +69,15 @@ def stream_to(branches, family, port=80):
 
 
 def becomes_fast(branches, talk, run=None):
-    """Both directions are fast, after a while."""
+    """Both directions are fast, after a while; in transport mode it is the one that is sent."""
     run = run or (lambda: talk.exchange(5))
+    ways, slow = (1, {"ipsec"}) if "transport" in branches.kinds.values() else (2, set())
     deadline = time.monotonic() + 20
     while True:
         before = branches.control.stats()
         run()
         after = branches.control.stats() - before
-        if min(after.packets) >= 5 and not after.reasons():
+        if min(after.packets[:ways]) >= 5 and set(after.reasons()) <= slow:
             return
         assert time.monotonic() < deadline, (after.packets, after.reasons())
         time.sleep(0.1)
@@ -105,8 +106,15 @@ def accounted(branches, run):
 
 
 def other_than_esp(frames):
-    """Those that are something else."""
-    return [frame for frame in frames if protocol_in(frame) != socket.IPPROTO_ESP]
+    """Those that are something else, also in UDP."""
+    return [frame for frame in frames if protocol_in(frame) != socket.IPPROTO_ESP and not is_encapsulated(frame)]
+
+
+def is_encapsulated(frame):
+    """Whether it is ESP in UDP, whose number is not 0 (RFC 3948, section 2)."""
+    at = 54 if frame[12:14] == b"\x86\xdd" else 34
+    return (protocol_in(frame) == socket.IPPROTO_UDP and frame[at:at + 4] == 2 * (4500).to_bytes(2)
+            and frame[at + 8:at + 12] != bytes(4))
 
 
 # Every kind of tunnel.
@@ -412,7 +420,8 @@ def narrow(branches, wire, talk):
     ("policy", "ipv4", "ipv4", False), ("policy", "ipv6", "ipv4", False), ("interface", "ipv4", "ipv4", False),
     ("interface", "ipv6", "ipv4", True), ("vti", "ipv4", "ipv4", True), ("vti", "ipv6", "ipv4", False),
     ("policy", "ipv4", "ipv6", False), ("policy", "ipv6", "ipv6", False), ("interface", "ipv4", "ipv6", False),
-    ("interface", "ipv6", "ipv6", True), ("vti", "ipv6", "ipv6", False)])
+    ("interface", "ipv6", "ipv6", True), ("vti", "ipv6", "ipv6", False), ("encapsulated", "ipv4", "ipv4", False),
+    ("encapsulated", "ipv6", "ipv6", False)])
 def test_a_path_mtu_that_the_wan_lowers(make_branches, kind, outer, inner, masquerade):
     """The LAN host is told what the tunnel takes from now on, as without fasttrack: by the same router, the same
     size, which passes; one byte more does not."""
@@ -459,6 +468,44 @@ def test_a_path_mtu_that_the_wan_lowers(make_branches, kind, outer, inner, masqu
     assert at_the_edge == [True, False] and not any(tries)
 
 
+@pytest.mark.parametrize("outer", FAMILIES)
+def test_a_path_mtu_that_the_wan_lowers_in_transport_mode(make_branches, outer):
+    """What is encrypted behind source NAT nobody tells the LAN host about. What arrives then, and in how many packets,
+    is as without fasttrack, of whatever size it is."""
+    branches = make_branches("transport", outer)
+    branches.lowered = LOWERED["ipv6"]
+    branches.hub.sysctl("net.ipv4.icmp_ratemask", 0)
+    branches.hub.sysctl("net.ipv6.icmp.ratelimit", 0)
+    talk = datagrams_to(branches, family=outer)
+    talk.set_probing()
+    lan, wire = branches.until_removed(Wire(branches.lan, "eth0", outgoing=False)), branches.wire()
+    # From what fits, with all that is around it, to what does not.
+    sizes = range(branches.lowered - 100, branches.lowered + 40)[::4]
+    found = []
+    for accelerated in (False, True):
+        for space in (branches.lan, branches.hub):
+            for option in ("-4", "-6"):
+                space.ip(option, "route", "flush", "cache")
+        if accelerated:
+            accelerate(branches)
+            becomes_fast(branches, talk)
+        narrow(branches, wire, talk)
+        if accelerated:
+            becomes_fast(branches, talk, lambda: talk.exchange(5, size=800))
+        wire.frames(0.05)
+        lan.frames(0.05)
+        before = branches.control.stats()
+        arrived = [passes(talk, size) for size in sizes]
+        after = branches.control.stats() - before
+        leaving = sorted(len(frame) for frame in wire.frames(0.1) if Ether(frame).src == branches.hub.mac("wan0"))
+        found.append((arrived, leaving, answers(lan), told_mtu(branches, branches.address(2))))
+        assert all(length <= 14 + branches.lowered for length in leaving)
+        # All that fit, and the small ones behind each.
+        assert not accelerated or after.packets[0] >= len(sizes) + 10, (after.packets, after.reasons())
+    assert found[0] == found[1]
+    assert arrived[0]
+
+
 # Packets that are made of several.
 
 
@@ -503,20 +550,20 @@ def together(talk):
 
 @pytest.mark.parametrize("kind, outer, masquerade", [
     ("policy", "ipv4", False), ("interface", "ipv4", True), ("interface", "ipv6", False), ("vti", "ipv4", False),
-    ("vti", "ipv6", True)])
+    ("vti", "ipv6", True), ("encapsulated", "ipv4", False), ("encapsulated", "ipv6", False)])
 def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, outer, masquerade):
     """What the LAN host has not yet split, and what the hub has merged after decrypting it: of TCP and of UDP. The
     branch sums what it has decrypted itself, and what arrives on the LAN is looked at."""
     branches = make_branches(kind, outer, offloads=True)
     branches.hub.run("ethtool", "-K", "wan0", "gro", "on")
-    decrypting = "wan0" if kind == "policy" else "tunnel2"
+    decrypting = "tunnel2" if kind in ("interface", "vti") else "wan0"
     branches.hub.run("ethtool", "-K", decrypting, "rx-udp-gro-forwarding", "on")
     branches.wan.nft("""
         table netdev seen {
             counter clear { }
             chain wan {
                 type filter hook ingress devices = { port1, port2 } priority 0;
-                meta l4proto { tcp, udp } counter name clear
+                meta l4proto { tcp, udp } th dport != 4500 counter name clear
             }
         }
     """)
@@ -556,6 +603,30 @@ def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, 
         leaks.none(other_than_esp(frames))
         assert all(len(frame) <= 1514 for frame in frames)
     leaks.none(branches.wan.counter("netdev seen", "clear"))
+
+
+@pytest.mark.parametrize("outer", FAMILIES)
+def test_large_packets_are_split_before_they_are_encrypted_in_transport_mode(make_branches, outer):
+    """Datagrams are fast then. TCP, of which conntrack has to see both directions or none, is as slow as what is
+    received."""
+    branches = make_branches("transport", outer, offloads=True)
+    # Nobody tells it about what is around its packets.
+    branches.lan.ip("link", "set", "eth0", "mtu", 1400)
+    data = b"z" * 150_000
+    stream, talk = stream_to(branches, outer), datagrams_to(branches, family=outer)
+    slow = moved(branches, lambda: in_one(talk))
+    assert sorted(packets for _, packets, *_ in slow.values()) == [0, BURSTS * BURST]
+    accelerate(branches)
+    wire = branches.wire()
+    large(branches, talk, 0, BURSTS * BURST * SIZE, lambda: in_one(talk), slow)
+    before = branches.control.stats()
+    for way in (False, True):
+        stream.send(data, back=way)
+    after = branches.control.stats() - before
+    assert after.fast == 0 and set(after.reasons()) == {"learning", "ipsec"}, (after.packets, after.reasons())
+    frames = wire.frames(0.1)
+    leaks.none(other_than_esp(frames))
+    assert frames and all(len(frame) <= 1514 for frame in frames)
 
 
 # States.
@@ -654,11 +725,14 @@ def test_that_a_state_should_be_replaced_is_told_after_the_same_packet(make_bran
     assert passed["exclude"] == passed["accelerate"] and 0 < passed["exclude"] < 60
 
 
-def test_what_is_played_again_is_refused(make_branches):
-    branches = make_branches()
+@pytest.mark.parametrize("kind, outer, inner", [
+    ("policy", "ipv4", "ipv4"), ("policy", "ipv6", "ipv6"), ("interface", "ipv4", "ipv6"), ("vti", "ipv6", "ipv4"),
+    ("encapsulated", "ipv4", "ipv4")])
+def test_what_is_played_again_is_refused(make_branches, kind, outer, inner):
+    branches = make_branches(kind, outer)
     branches.states(2, "replay-window", 32, generation=1)
     branches.states(2, generation=0, verb="delete")
-    talk = datagrams_to(branches)
+    talk = datagrams_to(branches, family=inner)
     found = []
     for mode in ("exclude", "accelerate"):
         branches.control.enable(ipsec=mode, sample_interval=60_000)
@@ -667,7 +741,7 @@ def test_what_is_played_again_is_refused(make_branches):
             becomes_fast(branches, talk)
         wire = branches.wire()
         talk.exchange(3)
-        replies = [frame for frame in wire.frames() if Ether(frame)[IP].src == branches.address(2)]
+        replies = [frame for frame in wire.frames() if Ether(frame).payload.src == branches.address(2)]
         assert len(replies) == 3
 
         def run():

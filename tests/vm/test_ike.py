@@ -392,7 +392,8 @@ def peer_missed(site, watch):
     return clear
 
 
-@pytest.mark.parametrize("kind, family", [("policy", "ipv4"), ("interface", "ipv4"), ("policy", "ipv6")])
+@pytest.mark.parametrize("kind, family", [
+    ("policy", "ipv4"), ("interface", "ipv4"), ("policy", "ipv6"), ("interface", "ipv6")])
 def test_a_cut_that_the_daemons_notice(site, kind, family):
     """The policies, or the interface, stay; the packets wait or go, and all goes on when the WAN is back.
     Nothing else keeps them from being sent in clear."""

@@ -645,16 +645,22 @@ def test_a_rule_keeps_one_tunnelled_connection_slow(make_site):
 
 
 @pytest.mark.parametrize("kind, family", [
-    ("policy", "ipv4"), ("policy", "ipv6"), ("interface", "ipv6"), ("vti", "ipv4")])
+    ("policy", "ipv4"), ("policy", "ipv6"), ("interface", "ipv6"), ("vti", "ipv4"), ("encapsulated", "ipv4"),
+    ("encapsulated", "ipv6"), ("transport", "ipv4"), ("transport", "ipv6")])
 def test_back_to_exclude_under_way(make_site, kind, family):
-    """When the command has returned no tunnelled flow is left, and none comes back; plain ones stay. No rules are
+    """When the command has returned no protected flow is left, and none comes back; plain ones stay. No rules are
     there."""
     site = make_site(family, kind=kind)
     site.control.enable(ipsec="accelerate")
-    plain = site.until_closed(Datagrams(site.a.host, site.b.gateway, site.b.wan, 9000, source=(unprotected(site), 0),
-                                        listen=(site.b.wan, 9000)))
-    others = [site.until_closed(Datagrams(site.a.host, site.b.host, site.b.address, port))
+    # The address that no policy is for.
+    to = site.b.other if kind == "transport" else site.b.wan
+    plain = site.until_closed(Datagrams(site.a.host, site.b.gateway, to, 9000, source=(unprotected(site), 0),
+                                        listen=(to, 9000)))
+    far, address = site.far
+    others = [site.until_closed(Datagrams(site.a.host, far, address, port, listen=(address, port)))
               for port in range(7001, 7006)]
+    # In transport mode what is received stays slow.
+    ways = 1 if kind == "transport" else 2
     for _ in range(3):
         site.conversation.goes_on()
         fast_now = [plain, *others]
@@ -664,7 +670,7 @@ def test_back_to_exclude_under_way(make_site, kind, family):
         for conversation in fast_now:
             conversation.exchange(3)
         tunnelled = [flow for flow in site.control.flows() if flow.get("ipsec")]
-        assert len(tunnelled) == 12, tunnelled
+        assert len(tunnelled) == 6 * ways, tunnelled
         site.control.set(ipsec="exclude")
         before = site.control.stats()
         left = site.control.flows()

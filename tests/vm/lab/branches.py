@@ -7,7 +7,7 @@ import itertools
 from .control import Control
 from .devices import link, links
 from .namespace import Namespace, collecting
-from .site import figures
+from .site import ADDRESSES, decapsulating, figures
 from .traffic import Wire
 
 _SERIAL = itertools.count(1)
@@ -31,7 +31,9 @@ CIPHER = f"aead rfc4106(gcm(aes)) {KEY} 128"
 class Branches:
     """A LAN host behind the hub, and branches 2, 3, ... whose hosts are their gateways themselves. fasttrack is on
     the hub, whose devices are lan0 and wan0. The hub's end of a tunnel is a policy, an xfrm interface (`interface`)
-    or a VTI (`vti`); the latter two are called `tunnelN`. It is the same for every branch, or one for each."""
+    or a VTI (`vti`); the latter two are called `tunnelN`. It is the same for every branch, or one for each. ESP can be
+    `encapsulated` in UDP, by policy; or there is no tunnel (`transport`), and what is for the branch's gateway comes
+    from the hub, by source NAT."""
 
     def __init__(self, kind="policy", outer="ipv4", count=1, offloads=False):
         serial = next(_SERIAL)
@@ -75,15 +77,22 @@ class Branches:
         """The outer address of a site's gateway."""
         return OUTER[self.outer][0].format(number)
 
-    @staticmethod
-    def host(number, family="ipv4"):
-        """The inner address of a site's host."""
+    def host(self, number, family="ipv4"):
+        """The inner address of a site's host; where there is no tunnel it is the only one."""
+        if self.kinds.get(number) == "transport":
+            return self.address(number)
         return INNER[family]["host"].format(number)
 
     def _connect(self, number):
         """Devices, routes and policies of both ends of a tunnel."""
+        if self.kinds[number] == "transport":
+            self._connect_without_tunnel(number)
+            return
+        if self.kinds[number] == "encapsulated":
+            for gateway in (self.hub, self.branches[number]):
+                self.until_removed(decapsulating(gateway, self.outer))
         at_hub, at_branch = self._device(number), []
-        device = "wan0" if self.kinds[number] == "policy" else f"tunnel{number}"
+        device = f"tunnel{number}" if at_hub else "wan0"
         for words in INNER.values():
             host, net, everything = words["host"].format(number), words["net"].format(number), words["all"]
             at_branch += [f"addr add {host}/{words['single']} dev lo",
@@ -94,9 +103,28 @@ class Branches:
         self.hub.ip_batch(at_hub)
         self.branches[number].ip_batch(at_branch)
 
+    def _connect_without_tunnel(self, number):
+        """Policies of both ends, and the source NAT by which they are for what the LAN host sends."""
+        words = ADDRESSES[self.outer]
+        for own, peer, gateway in ((HUB, number, self.hub), (number, HUB, self.branches[number])):
+            gateway.ip_batch(
+                f"xfrm policy add src {self.address(source)}/{words['single']} "
+                f"dst {self.address(destination)}/{words['single']} proto {protocol} dir {direction} "
+                f"tmpl proto esp reqid {number} mode transport"
+                for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own))
+                for protocol in ("udp", "tcp"))
+        self.hub.nft(f"""
+            table inet source {{
+                chain postrouting {{
+                    type nat hook postrouting priority srcnat;
+                    oifname "wan0" snat {words["table"]} to {self.address(HUB)}
+                }}
+            }}
+        """)
+
     def _device(self, number):
-        """What makes the device by which the hub reaches a branch."""
-        if self.kinds[number] == "policy":
+        """What makes the device by which the hub reaches a branch, if that is one of its own."""
+        if self.kinds[number] in ("policy", "encapsulated"):
             return []
         name = f"tunnel{number}"
         kind = f"type xfrm dev wan0 if_id {number}"
@@ -107,7 +135,7 @@ class Branches:
 
     def _selecting(self, number):
         """By what the hub's policies and states are told from those of other tunnels."""
-        return {"policy": "", "interface": f"if_id {number}", "vti": f"mark {number}"}[self.kinds[number]]
+        return {"interface": f"if_id {number}", "vti": f"mark {number}"}.get(self.kinds[number], "")
 
     def _policies(self, own, peer, here, there, selecting=""):
         for direction, source, destination in (("out", own, peer), ("fwd", peer, own), ("in", peer, own)):
@@ -119,6 +147,8 @@ class Branches:
     def states(self, number, *options, generation=0, verb="add", out=(), into=()):
         """Adds, or deletes, the states of both directions, at both ends; with more options, or some for what the
         hub sends only, or receives."""
+        mode = "mode transport" if self.kinds[number] == "transport" else "mode tunnel flag af-unspec"
+        around = f"encap espinudp 4500 4500 {ADDRESSES[self.outer]['anywhere']}" if self.kinds[number] == "encapsulated" else ""
         for gateway, selecting in ((self.hub, self._selecting(number)), (self.branches[number], "")):
             lines = []
             for source, destination in ((HUB, number), (number, HUB)):
@@ -126,7 +156,7 @@ class Branches:
                         f"spi {spi(number, source, generation)}"]
                 if verb == "add":
                     more = (out if source == HUB else into) if gateway is self.hub else ()
-                    line += ["reqid", number, "mode tunnel flag af-unspec", CIPHER, selecting, *options, *more]
+                    line += ["reqid", number, mode, CIPHER, around, selecting, *options, *more]
                 elif self.kinds[number] == "vti":
                     line.append(selecting)
                 lines.append(" ".join(map(str, line)))
