@@ -99,6 +99,8 @@ void ft_kfree_skb(struct sk_buff *skb);
 
 void __percpu *ft_alloc_percpu(size_t size, size_t align);
 void ft_this_cpu_add(u64 __percpu *counter, u64 value);
+/* One to the first, and the value to the second. Bottom halves are off wherever these two are counted. */
+void ft_this_cpu_add_one_and(u64 __percpu *counters, u64 value);
 void *ft_this_cpu_ptr(void __percpu *memory);
 u64 ft_per_cpu_sum(u64 __percpu *counter);
 unsigned int ft_this_cpu(void);

@@ -218,6 +218,18 @@ void ft_this_cpu_add(u64 __percpu *counter, u64 value)
 	this_cpu_add(*counter, value);
 }
 
+void ft_this_cpu_add_one_and(u64 __percpu *counters, u64 value)
+{
+	/* With bottom halves off a task can be preempted there, and another one count on the same CPU. */
+	if (IS_ENABLED(CONFIG_PREEMPT_RT)) {
+		this_cpu_inc(counters[0]);
+		this_cpu_add(counters[1], value);
+	} else {
+		raw_cpu_inc(counters[0]);
+		raw_cpu_add(counters[1], value);
+	}
+}
+
 void *ft_this_cpu_ptr(void __percpu *memory)
 {
 	return raw_cpu_ptr(memory);

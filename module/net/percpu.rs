@@ -10,7 +10,7 @@ use crate::bindings;
 use crate::engine::doorkeeper::Doorkeeper;
 
 /// `N` counters, each counted on every CPU separately and summed up when read. Counting touches no
-/// memory that another CPU writes, and is not lost to an interrupt in between.
+/// memory that another CPU writes, and is not lost to whatever interrupts it.
 ///
 /// # Invariants
 ///
@@ -45,6 +45,9 @@ impl<const N: usize> Counters<N> {
     }
 
     /// Counts one more on counter `at`, and `value` more on the one behind it, if there are such counters.
+    ///
+    /// Bottom halves have to be off, and all that counts on these two has to have them off: where a word in memory is
+    /// not added to by a single instruction, something could be lost otherwise.
     #[inline(always)]
     pub fn add_one_and(&self, at: usize, value: u64) {
         if at.saturating_add(1) >= N {
@@ -53,8 +56,7 @@ impl<const N: usize> Counters<N> {
         let offset = at.wrapping_mul(WORD);
         // SAFETY: The counters are words of a per-CPU allocation that `self` keeps.
         unsafe {
-            this_cpu_increment(self.0.as_ptr(), offset);
-            this_cpu_add::<WORD>(self.0.as_ptr(), offset, value);
+            this_cpu_add_one_and(self.0.as_ptr(), offset, value);
         }
     }
 
@@ -165,14 +167,14 @@ unsafe fn this_cpu_add<const MORE: usize>(counters: *mut u64, offset: usize, val
     unsafe { bindings::ft_this_cpu_add(counters.byte_add(offset).byte_add(MORE), value) };
 }
 
-/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`.
+/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`, and `value` to the one behind it.
 ///
 /// # Safety
 ///
-/// As for [`this_cpu_add`].
+/// As for [`this_cpu_add`], of both.
 #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
 #[inline(always)]
-unsafe fn this_cpu_increment(counters: *mut u64, offset: usize) {
+unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: As in `this_cpu_add`.
     unsafe {
         core::arch::asm!(
@@ -181,19 +183,20 @@ unsafe fn this_cpu_increment(counters: *mut u64, offset: usize) {
             offset = in(reg) offset,
             options(nostack),
         );
+        this_cpu_add::<WORD>(counters, offset, value);
     }
 }
 
-/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`.
+/// Adds one to a word of a per-CPU allocation, `offset` bytes behind `counters`, and `value` to the one behind it.
 ///
 /// # Safety
 ///
-/// As for [`this_cpu_add`].
+/// As for [`this_cpu_add`], of both.
 #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
 #[inline(always)]
-unsafe fn this_cpu_increment(counters: *mut u64, offset: usize) {
+unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: As required of the caller.
-    unsafe { this_cpu_add::<0>(counters, offset, 1) };
+    unsafe { bindings::ft_this_cpu_add_one_and(counters.byte_add(offset), value) };
 }
 
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
@@ -213,8 +216,15 @@ pub fn this_cpu() -> u32 {
     cpu
 }
 
+/// The number of the CPU that the code runs on: the only one.
+#[cfg(not(CONFIG_SMP))]
+#[inline(always)]
+pub fn this_cpu() -> u32 {
+    0
+}
+
 /// The number of the CPU that the code runs on. Only a hint unless migration is switched off.
-#[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
+#[cfg(all(CONFIG_SMP, any(not(CONFIG_X86_64), CONFIG_UML)))]
 #[inline(always)]
 pub fn this_cpu() -> u32 {
     // SAFETY: Reads the CPU's own number.
