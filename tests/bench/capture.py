@@ -12,6 +12,8 @@ SOL_PACKET = 263
 PACKET_AUXDATA = 8
 TP_STATUS_VLAN_VALID = 0x10
 UDP = 17
+# How much of a frame are its addresses.
+ADDRESSES = 12
 
 
 class Capture:
@@ -23,14 +25,14 @@ class Capture:
         self._socket.bind(("eth0", ETH_P_ALL))
 
     def packets(self):
-        """The packets so far: the VLAN that each is of, and what it is from the IP header on."""
+        """The packets so far: the VLAN that each is of, its addresses on the link, and what it is from the IP header on."""
         found = []
         while True:
             try:
                 data, control, *_ = self._socket.recvmsg(65536, 256, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return found
-            found.append((_vlan(control), data[LINK_HEADER + _session_header(data):]))
+            found.append((_vlan(control), data[:ADDRESSES], data[LINK_HEADER + _session_header(data):]))
 
     def __enter__(self):
         return self
@@ -54,36 +56,44 @@ def _session_header(data):
     return 8 if is_session and data[LINK_HEADER + 6:LINK_HEADER + 8] == b"\0\x21" else 0
 
 
-def differences(packet, number, family, flows, size, source, hops):
-    """What is wrong with a packet, the `number`th that was captured: it has to be what the generator
-    sent, but for the source address and `hops`."""
+def link_addresses(destination, source):
+    """How a frame begins that is for one address, and from another one."""
+    return bytes.fromhex((destination + source).replace(":", ""))
+
+
+def first_identity(packets):
+    """What IPv4 tells the first of these packets by. The others count up from there."""
+    return struct.unpack_from("!H", packets[0], 4)[0] if packets else 0
+
+
+def differences(packet, number, identity, family, flows, size, source, hops):
+    """What is wrong with a packet, the `number`th of those that the generator has sent, of which the first one had this
+    identity: it has to be what was sent, but for the source address and `hops`."""
     if len(packet) != size:
         return f"{len(packet)} bytes instead of {size}"
+    wanted = expected(number, identity, family, flows, size, source, hops)
+    if packet == wanted:
+        return None
+    at = next(at for at, (got, right) in enumerate(zip(packet, wanted, strict=True)) if got != right)
+    return f"packet {number}: byte {at} is {packet[at]:#04x} instead of {wanted[at]:#04x}"
+
+
+def expected(number, identity, family, flows, size, source, hops):
+    """A packet as it has to reach the sink: see `differences`."""
     header_len = 20 if family.version == 4 else 40
-    ports = struct.unpack_from("!HH", packet, header_len)
-    for port, (first, end) in zip(ports, (flows.source_range(), flows.destination_range()), strict=True):
-        if not first <= port < end:
-            return f"port {port}"
     addresses = ipaddress.ip_address(source).packed + ipaddress.ip_address(family.server).packed
     payload_len = size - header_len - 8
-    first, = struct.unpack_from("!I", packet, header_len + 12)
-    payload = struct.pack("!IIII", MAGIC, first, 0, 0).ljust(payload_len, b"\0")
-    udp = struct.pack("!HHHH", *ports, payload_len + 8, 0) + payload
+    payload = struct.pack("!IIII", MAGIC, number, 0, 0).ljust(payload_len, b"\0")
+    udp = struct.pack("!HHHH", *flows.ports(number), payload_len + 8, 0) + payload
     checksum = internet_checksum(addresses + struct.pack("!II", payload_len + 8, UDP) + udp)
     udp = udp[:6] + struct.pack("!H", checksum or 0xFFFF) + udp[8:]
     if family.version == 4:
-        identity, = struct.unpack_from("!H", packet, 4)
-        header = struct.pack("!BBHHHBBH", 0x45, 0, size, identity, 0, TTL - hops, UDP, 0) + addresses
+        header = struct.pack("!BBHHHBBH", 0x45, 0, size, (identity + number - 1) & 0xFFFF, 0,
+                             TTL - hops, UDP, 0) + addresses
         header = header[:10] + struct.pack("!H", internet_checksum(header)) + header[12:]
     else:
         header = struct.pack("!IHBB", 6 << 28, size - header_len, UDP, TTL - hops) + addresses
-    expected = header + udp
-    if packet == expected:
-        return None
-    for at, (got, wanted) in enumerate(zip(packet, expected, strict=True)):
-        if got != wanted:
-            return f"packet {number}: byte {at} is {got:#04x} instead of {wanted:#04x}"
-    return None
+    return header + udp
 
 
 def internet_checksum(data):

@@ -42,6 +42,11 @@ class Flows:
         sources = self.sources // number
         return [Flows(sources, self.destinations, self.first_source + at * sources) for at in range(number)]
 
+    def ports(self, number):
+        """Those of the `number`th packet of a batch. The generator counts up before it sends: it begins with the second of
+        each range."""
+        return (self.first_source + number % self.sources, self.FIRST_DESTINATION + number % self.destinations)
+
     def source_range(self):
         """First and last but one source port, as the generator wants them."""
         return self.first_source, self.first_source + self.sources

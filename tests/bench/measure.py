@@ -9,7 +9,7 @@ counters are compared with what the path claims.
 
 import statistics
 
-from capture import Capture, differences
+from capture import Capture, differences, first_identity, link_addresses
 from network import MASQUERADE, TRACK
 from paths import NotTaken
 
@@ -63,10 +63,14 @@ def measure(network, path, generator, family, flows, size, source, batches=BATCH
         raise AssertionError("not all flows are offloaded")
     if len(packets) != CAPTURED * path.arrives:
         raise AssertionError(f"{len(packets)} packets captured instead of {CAPTURED * path.arrives}")
-    for number, (vlan, packet) in enumerate(packets, 1):
+    link = link_addresses(*path.link_addresses(network))
+    identity = first_identity([packet for _, _, packet in packets])
+    for number, (vlan, addresses, packet) in enumerate(packets, 1):
         if vlan != network.wan.tag:
             raise AssertionError(f"packet {number}: VLAN {vlan} instead of {network.wan.tag}")
-        wrong = differences(packet, number, family, flows, size, source if path.tracked else family.host, path.hops)
+        if addresses != link:
+            raise AssertionError(f"packet {number}: from and for {addresses.hex(':')} instead of {link.hex(':')}")
+        wrong = differences(packet, number, identity, family, flows, size, source if path.tracked else family.host, path.hops)
         if wrong:
             raise AssertionError(wrong)
     return round(statistics.median(figures), 1)

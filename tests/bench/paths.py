@@ -49,6 +49,10 @@ class Path:
             wanted["met rules"] = packets * self.meets_rules
         return wanted
 
+    def link_addresses(self, network):
+        """What packets that reach the sink are for, and from, on the last cable."""
+        return network.sink.mac("eth0"), network.router.mac("wan0p" if network.wan.is_point_to_point else "wan0")
+
     def is_taken(self, network, flows):
         """What else has to be true while it is taken."""
         return True
@@ -78,6 +82,10 @@ class Floor(Path):
     def enter(self, network, family):
         tag = [f"tag={network.wan.tag}"] if network.lan.tag or network.wan.tag else []
         self._redirect(network, network.lan_port, network.wan_port, *tag)
+
+    def link_addresses(self, network):
+        """It sends as the device does that it sends by."""
+        return network.sink.mac("eth0"), network.router.mac(network.wan_port)
 
     def _redirect(self, network, come_from, to, *more):
         network.run("insmod", FLOOR, f"from={come_from}", f"to={to}", f"destination={network.sink.mac('eth0')}",

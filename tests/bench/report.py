@@ -137,7 +137,8 @@ def compare_cells(known, before, words, changes):
         if known[at] is None:
             changes.dearer.append(f"{name}: no packet takes this path any more")
         else:
-            changes.add(name, known[at], was, abs(net(before, at) or was))
+            # What the redirect takes is what all others are compared with.
+            changes.add(name, known[at], was, 0 if at[0] == paths.Floor.name else abs(net(before, at) or was))
 
 
 def compare_growth(results, baseline, matrix):
