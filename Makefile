@@ -10,7 +10,7 @@
 # make test           all tests
 # make bench          count the instructions that a packet costs; BASELINE=update: and make them
 #                     the baseline; ARGS=…: only some, or others (see tests/bench/run)
-# make bench-cpus     what a second processor is good for, and which memory two of them share
+# make bench-cpus     what a second processor is good for, and which memory two of them share; BASELINE likewise
 # make bench-native   the same in nanoseconds, in User-Mode Linux; BASELINE and ARGS likewise
 # make bench-engine   how long the engine's parts take on this machine; ARGS=…: for Criterion
 # FLAVOUR=amd64       with make or make bench: Debian's kernel for real machines, which has PPPoE; what is built
@@ -95,7 +95,7 @@ bench-native: tool
 	@$(root)/tests/bench/run --native $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
 
 bench-cpus: all
-	@$(root)/tests/bench/cpus $(ARGS)
+	@$(root)/tests/bench/cpus $(if $(filter update,$(BASELINE)),--update-baseline) $(ARGS)
 
 bench-engine: prepare
 	@$(inside) cargo bench --locked --manifest-path $(root)/module/engine/benches/Cargo.toml \

@@ -10,8 +10,8 @@ from network import FAMILIES
 SIZES = (SMALL, 1400)
 FLOWS = (Flows(), Flows(1024), Flows(3125, 32))
 
-#: Small packets of one connection, on every path.
-FEWEST = SimpleNamespace(path=None, family=None, nat=None, bytes=[str(SMALL)], flows=["1"], symbols=None)
+#: Small packets, on every path.
+FEWEST = SimpleNamespace(path=None, family=None, nat=None, bytes=[str(SMALL)], flows=None, symbols=None)
 
 
 def chosen(selection, name, values, key):

@@ -6,6 +6,8 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import targets
+
 MODULE = "[fasttrack]"
 #: Where the kernel has its stacks (Documentation/arch/x86/x86_64/mm.rst), and a part of the names of what a worker
 #: runs, which has one stack on any processor.
@@ -25,8 +27,9 @@ def functions(text):
 
 
 def main():
-    """Prints how many lines there are, and those that both processors write to."""
-    written, symbols = sys.argv[1:]
+    """Prints how many lines there are, and those that both processors write to; and unless they had the same connections,
+    what is wanted of them."""
+    written, symbols, *same = sys.argv[1:]
     starts, names = functions(Path(symbols).read_text(encoding="ascii"))
     lines, by = defaultdict(Counter), defaultdict(set)
     for at, line, *times in map(str.split, Path(written).read_text(encoding="ascii").splitlines()):
@@ -44,6 +47,9 @@ def main():
           f"by both processors {OFTEN} times or more")
     for line, counts in sorted(shared.items(), key=lambda item: -sum(item[1].values()))[:SHOWN]:
         print(f"  {line}: {counts[0]} and {counts[1]} times, by {', '.join(sorted(by[line]))}")
+    if not same:
+        print()
+        targets.show("What is wanted of them", targets.sharing(len(shared)))
 
 
 if __name__ == "__main__":
