@@ -119,7 +119,7 @@ def fast_as_slow(router, kinds=(Datagrams, Stream), ways=(True, True), by=None, 
         router.control.disable()
 
 
-KINDS = ["link", "vlan", "qinq", "bridge", "bridge_that_filters", "bridge_with_vlans", "bond_active_backup",
+KINDS = ["link", "card", "vlan", "qinq", "bridge", "bridge_that_filters", "bridge_with_vlans", "bond_active_backup",
          "bond_balance_xor", "macvlan", "tun", "tap", "gre", "gre_with_checksum", "ipip", "ip6tnl", "ip6gre", "vxlan",
          "l2tp", "wireguard"]
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import itertools
+import json
 import os
 import select
 import socket
@@ -40,6 +41,23 @@ def links(*cables, offloads=False):
             if not offloads:
                 namespace.without_offloads(device)
             namespace.up(device)
+
+
+#: The link-layer addresses of the guest's cards at both ends of its cables, see `--cables` of scripts/vm.
+_CABLES = [[f"52:54:00:ca:0{end}:0{number}" for end in (0, 1)] for number in range(10)]
+
+
+def card(host, host_device, router, router_device, offloads=False):
+    """A cable between two network cards of the guest's own, with what their driver can do. They come back when their
+    namespace goes."""
+    subprocess.run(["modprobe", "virtio_net"], check=True)
+    devices = json.loads(subprocess.run(["ip", "-j", "link", "show"], capture_output=True, check=True).stdout)
+    names = {device["address"]: device["ifname"] for device in devices}
+    cable = next((ends for ends in _CABLES if names.keys() >= set(ends)), None)
+    assert cable, "the guest has no cable left: see --cables of scripts/vm"
+    for address, (namespace, device) in zip(cable, _ends(host, host_device, router, router_device)):
+        subprocess.run(["ip", "link", "set", names[address], "netns", namespace.name, "name", device], check=True)
+        namespace.up(device)
 
 
 def offloading(kind):
