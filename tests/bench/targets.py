@@ -133,9 +133,11 @@ def scaling(ours, slow):
                 f"slow path {spread(slow)}", ours[1] >= slow[1])]
 
 
-def sharing(lines):
-    """Of how many cache lines the module writes to for each packet on both processors, if each has connections of its
-    own."""
+def sharing(lines, same):
+    """Of how many cache lines the module writes to for each packet on both processors: with connections of its own on each;
+    or with the same ones, whose counters they have to share, so that it can be seen that such lines are seen."""
+    if same:
+        return [Row("the same connections on both: such lines are seen", f"{lines}", lines > 0)]
     return [Row("cache lines that both processors write to for each packet: none", f"{lines}", lines == 0)]
 
 
