@@ -32,6 +32,12 @@ impl device::Watcher for Watcher {
             return;
         };
         let instance = kept.instance();
+        if event == Event::Renamed {
+            // The kernel has just looked anew which devices routing rules name, and nf_tables compares names for each
+            // packet: neither begins a new generation.
+            instance.settings.begin_epoch();
+            return;
+        }
         let index = device.index();
         let arriving = instance.ports.number(index);
         if event == Event::Leaves {

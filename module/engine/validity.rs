@@ -20,7 +20,7 @@ use core::sync::atomic::Ordering::Release;
 
 use super::tick::Tick;
 
-/// Counts the changes that void what was learned: IPsec policies and states, nf_tables rules,
+/// Counts the changes that void what was learned: IPsec policies and states, nf_tables rules, names of devices,
 /// configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u32);

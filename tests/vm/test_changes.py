@@ -427,6 +427,49 @@ class DeviceRenamed(Change):
         cross.router.ip("link", "set", "wan7", "name", "wan0")
 
 
+class DeviceOfARoutingRuleRenamed(Rule):
+    """The kernel looks for the device that a rule names when there is a new name, not for each packet; and that is no
+    change of the routes."""
+    to, counted = (0, "eth0"), False
+
+    def prepare(self, cross):
+        super().prepare(cross)
+        cross.router.ip(cross.family.option, "rule", "add", "iif", "lan0", "lookup", 100)
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "lan0", "name", "lan7")
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", "lan7", "name", "lan0")
+        cross.router.ip(cross.family.option, "rule", "del", "iif", "lan0", "lookup", 100)
+
+
+class DeviceRenamedAsARuleSays(Rule):
+    """A rule of nftables is about packets from a device that gets this name only now; and that is no change of the
+    rules."""
+    counted = False
+
+    def prepare(self, cross):
+        super().prepare(cross)
+        cross.router.ip(cross.family.option, "rule", "add", "fwmark", "0x200", "lookup", 100)
+        cross.router.nft(f"""
+            table {cross.family.table} marking {{
+                chain prerouting {{
+                    type filter hook prerouting priority mangle;
+                    iifname "lan7" meta mark set 0x200
+                }}
+            }}
+        """)
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "lan0", "name", "lan7")
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", "lan7", "name", "lan0")
+        cross.router.ip(cross.family.option, "rule", "del", "fwmark", "0x200", "lookup", 100)
+        cross.router.nft(f"delete table {cross.family.table} marking")
+
+
 class ForwardingOff(Change):
     to, answered = None, False
 
@@ -634,10 +677,20 @@ CHANGES = [
     ConntrackFlushed,
 ]
 
+#: Of these one protocol for a version of IP has to do; and one version for what is the same for both.
+RARE_CHANGES = [(family, protocol, DeviceOfARoutingRuleRenamed) for family, protocol in ((IPv4, "tcp"), (IPv6, "udp"))] + [
+    (IPv6, "udp", DeviceRenamedAsARuleSays)]
+
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
 def test_at_once(cross, protocol, kind):
+    comes_out_the_same(cross, protocol, kind, learn_after=1)
+
+
+@pytest.mark.parametrize("family, protocol, kind", RARE_CHANGES, indirect=["family"],
+                         ids=[f"{family.name}-{protocol}-{kind.__name__}" for family, protocol, kind in RARE_CHANGES])
+def test_rare_changes_at_once(cross, protocol, kind):
     comes_out_the_same(cross, protocol, kind, learn_after=1)
 
 
