@@ -1527,6 +1527,43 @@ def test_a_host_that_takes_another_hardware_address(cross, zone):
     assert after.packets[0] == (9 if zone else 10), (after.packets, after.reasons())
 
 
+def counted_in_zone_seven(talk):
+    """The packets of a conversation that conntrack has counted in zone 7, and elsewhere."""
+    lines = talk.cross.router.run("conntrack", "-L", "-f", talk.cross.family.conntrack, "-p", "udp",
+                                  "--orig-port-dst", talk.port).splitlines()
+    return [sum(int(packets) for line in lines if ("zone=7" in line) == wanted
+                for packets in re.findall(r"packets=(\d+)", line)) for wanted in (True, False)]
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
+def test_a_zone_that_is_given_to_devices_and_taken_from_them(cross, fast):
+    """Either way another entry of conntrack's has the connection from then on. Nothing is lost; all is slow, until
+    somebody says that there is one zone only."""
+    table = cross.family.table
+    talk = cross.talk("udp")
+    if fast:
+        # Samples would find out, too.
+        cross.control.enable(sample_interval=60000)
+        talk.make_fast()
+    else:
+        talk.exchange(8)
+    for change, place in ((ZONE_BY_DEVICE.format(table=table), 0), (f"delete table {table} zones", 1)):
+        # What has changed before, or been switched on, is no longer just before.
+        time.sleep(0.12)
+        before, then = counted_in_zone_seven(talk), cross.control.stats()
+        cross.router.nft(change)
+        talk.exchange(10)
+        after, stats = counted_in_zone_seven(talk), cross.control.stats() - then
+        assert after[place] == before[place] + 20 and after[1 - place] == before[1 - place], (before, after)
+        # Before both sides have been seen in the zone there are other reasons.
+        assert stats.fast == 0 and stats.slow["zones"] >= (16 if fast else 0), (stats.packets, stats.reasons())
+        check_counting(cross, talk)
+        if fast:
+            cross.control.flush()
+            talk.make_fast()
+            check_counting(cross, talk)
+
+
 def test_rules_that_change_all_the_time_do_not_keep_flows_slow(cross):
     """As with a set that is filled with every name that is resolved: what changes again within a tenth of a
     second is noticed after that."""
