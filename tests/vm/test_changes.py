@@ -319,6 +319,32 @@ class RouteByNextHopObjectDeleted(NextHopObject):
         cross.router.ip("route", "del", cross.family.far_net, "nhid", 1)
 
 
+class OneOfTwoHopsDown(Change):
+    """A route leads by either of two hops, each connection by one of them. That one goes: its device is switched off."""
+
+    def prepare(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, *(
+            word for way, (_, hop) in enumerate(cross.family.ways) for word in ("nexthop", "via", hop, "dev", f"wan{way}")))
+        self._wires = cross.wires()
+
+    def make(self, cross):
+        way, = {way for seen in self._wires.by_port(0).values() for way, _ in seen}
+        self.to = (1 - way, f"eth{1 - way}")
+        self.leave(cross, way)
+
+    def leave(self, cross, way):
+        self._way = way
+        # Answers have to come by the other one as well.
+        cross.far.ip("route", "replace", cross.family.lan_net, "via", cross.family.ways[1 - way][0])
+        cross.router.ip("link", "set", f"wan{way}", "down")
+
+    def undo(self, cross):
+        cross.router.ip("link", "set", f"wan{self._way}", "up")
+        cross.router.ip("route", "del", cross.family.far_net)
+        cross.router.ip("route", "add", cross.family.far_net, "via", cross.family.ways[0][1])
+        cross.far.ip("route", "replace", cross.family.lan_net, "via", cross.family.ways[0][0])
+
+
 class NeighbourChanged(Change):
     to = (0, "eth0b")
 
@@ -678,8 +704,8 @@ CHANGES = [
 ]
 
 #: Of these one protocol for a version of IP has to do; and one version for what is the same for both.
-RARE_CHANGES = [(family, protocol, DeviceOfARoutingRuleRenamed) for family, protocol in ((IPv4, "tcp"), (IPv6, "udp"))] + [
-    (IPv6, "udp", DeviceRenamedAsARuleSays)]
+RARE_CHANGES = [(family, protocol, kind) for family, protocol in ((IPv4, "tcp"), (IPv6, "udp")) for kind in (
+    DeviceOfARoutingRuleRenamed, OneOfTwoHopsDown)] + [(IPv6, "udp", DeviceRenamedAsARuleSays)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

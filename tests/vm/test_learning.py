@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """What is learned, and what never is."""
 
+import socket
+import struct
 import time
 
 import pytest
@@ -290,6 +292,61 @@ def test_rewriting_that_is_no_nat_stays_slow(router):
     assert stats.reasons() == {"mangled": 20, "learning": 20}
     entry = router.conntrack("-L", "-p", "udp", "--orig-port-dst", "7")
     assert "dport=7" in entry and "UNREPLIED" not in entry
+
+
+def route_multicast(router, group):
+    """Has the router send on to its WAN what the host of its LAN sends to a group."""
+    lan, wan = (router.router.index(device) for device in ("lan0", "wan0"))
+    # <linux/mroute.h>, <linux/mroute6.h>: first the devices get numbers, here 0 and 1.
+    init, add_device, add_route = 200, 202, 204
+    if router.is_v6:
+        family, level, protocol = socket.AF_INET6, socket.IPPROTO_IPV6, socket.IPPROTO_ICMPV6
+        devices = [struct.pack("HBBHI", number, 0, 1, index, 0) for number, index in enumerate((lan, wan))]
+        route = b"".join(struct.pack("HHI16sI", family, 0, 0, socket.inet_pton(family, address), 0)
+                         for address in (router.LAN, group)) + struct.pack("HI28x", 0, 1 << 1)
+    else:
+        family, level, protocol = socket.AF_INET, socket.IPPROTO_IP, socket.IPPROTO_IGMP
+        by_index = 8
+        devices = [struct.pack("HBBIi4x", number, by_index, 1, 0, index) for number, index in enumerate((lan, wan))]
+        route = b"".join(map(socket.inet_aton, (router.LAN, group))) + struct.pack("H32s18x", 0, bytes([0, 1]))
+    # What it is told holds as long as it is there.
+    routing = router.until_removed(router.router.socket(family, socket.SOCK_RAW, protocol))
+    routing.setsockopt(level, init, 1)
+    for device in devices:
+        routing.setsockopt(level, add_device, device)
+    routing.setsockopt(level, add_route, route)
+
+
+@both
+def test_forwarded_multicast_stays_slow(router, datagrams):
+    """It leaves the IP layer as what the router itself sends to a group, and nobody could answer with a group's address."""
+    router.control.enable()
+    # So that the devices are attached.
+    datagrams.warm_up()
+    family, group = (socket.AF_INET6, "ff0e::77") if router.is_v6 else (socket.AF_INET, "239.0.0.77")
+    route_multicast(router, group)
+    sender = router.until_removed(router.lan.socket(family, socket.SOCK_DGRAM))
+    sender.bind((router.LAN, 0))
+    receiver = router.until_removed(router.wan.socket(family, socket.SOCK_DGRAM))
+    receiver.bind((group, 7000))
+    receiver.settimeout(2)
+    lan, wan = router.lan.index("eth0"), router.wan.index("eth0")
+    if router.is_v6:
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, lan)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
+        membership = struct.pack("16sI", socket.inet_pton(family, group), wan)
+        receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+    else:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("8xi", lan))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        membership = struct.pack("4s4xi", socket.inet_aton(group), wan)
+        receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    before = router.control.stats()
+    for number in range(20):
+        sender.sendto(bytes([number]), (group, 7000))
+        assert receiver.recv(100) == bytes([number])
+    after = router.control.stats() - before
+    assert (after.fast, after.learned, after.reasons()) == (0, 0, {})
 
 
 @both

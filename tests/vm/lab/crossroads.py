@@ -274,13 +274,13 @@ class Wires:
         """Pairs of a way and a destination address, with how many packets to `port` took it."""
         return self.by_port().get(port, {})
 
-    def by_port(self):
-        """The same of every destination port."""
+    def by_port(self, seconds=0.3):
+        """The same of every destination port, of what comes within this time on each device, too."""
         from scapy.layers.inet import TCP, UDP
         from scapy.layers.l2 import Ether
         found = {}
         for way, wire in enumerate(self._wires):
-            for packet in map(Ether, wire.frames()):
+            for packet in map(Ether, wire.frames(seconds)):
                 for kind in (UDP, TCP):
                     if kind in packet:
                         seen = found.setdefault(packet[kind].dport, {})
