@@ -10,17 +10,27 @@ use crate::net::device::Event;
 use crate::net::device::Rtnl;
 use crate::net::namespace;
 use crate::net::namespace::Net;
+use crate::net::nexthop;
 use crate::net::rcu::Read;
 use crate::net::xfrm;
 use crate::Kept;
 
-/// Listens for both.
+/// Listens for all.
 pub enum Watcher {}
 
 impl xfrm::Watcher for Watcher {
     fn ipsec_changed(read: Read<'_>, net: Net<'_>) {
         if let Some(kept) = namespace::find::<Kept>(read, net) {
             // Every flow's next packet goes through the slow path, which knows the new policies.
+            kept.instance().settings.begin_epoch();
+        }
+    }
+}
+
+impl nexthop::Watcher for Watcher {
+    fn hops_changed(read: Read<'_>, net: Net<'_>) {
+        if let Some(kept) = namespace::find::<Kept>(read, net) {
+            // Every flow's next packet is routed anew: which hop a flow has is known, but not of which group.
             kept.instance().settings.begin_epoch();
         }
     }

@@ -37,12 +37,14 @@ use crate::engine::validity::Epoch;
 use crate::engine::validity::Moment;
 use crate::flow::Carried;
 use crate::flow::Flow;
+use crate::forget::Watcher;
 use crate::learn::Learner;
 use crate::net::conntrack::Tracking;
 use crate::net::conntrack::Tuple;
 use crate::net::hook;
 use crate::net::hook::Hook;
 use crate::net::namespace::Net;
+use crate::net::nexthop;
 use crate::net::percpu::PerCpu;
 use crate::net::rcu::synchronize;
 use crate::net::rcu::Read;
@@ -247,6 +249,7 @@ struct Control {
 struct Running {
     learning: [Pin<KBox<Hook<Learner>>>; 2],
     _tracking: Tracking<'static>,
+    _hops: nexthop::Watch<Watcher>,
 }
 
 impl Instance {
@@ -456,6 +459,8 @@ impl Instance {
     fn begin(self: &Arc<Self>) -> Result<Running> {
         Ok(Running {
             _tracking: Tracking::new(self.net)?,
+            // SAFETY: The namespace is there until it has been switched off, which drops this.
+            _hops: unsafe { nexthop::Watch::new(self.net) }?,
             learning: [self.learn(Family::V4)?, self.learn(Family::V6)?],
         })
     }

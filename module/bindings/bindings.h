@@ -37,6 +37,7 @@
 #include <net/netfilter/nf_conntrack_synproxy.h>
 #include <net/netfilter/nf_conntrack_timeout.h>
 #include <net/netfilter/nf_conntrack_tuple.h>
+#include <net/nexthop.h>
 #include <net/route.h>
 #include <net/rtnetlink.h>
 #include <net/sch_generic.h>

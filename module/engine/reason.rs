@@ -35,7 +35,8 @@ named! {
         Learning = "learning",
         /// The periodic return to the slow path.
         Sampled = "sampled",
-        /// A rule, a policy, the name of a device or the configuration changed since the flow was confirmed.
+        /// A rule, a policy, a group of next hops, the name of a device or the configuration changed since the flow was
+        /// confirmed.
         Revalidating = "revalidating",
         /// Conntrack has not seen both directions of the connection.
         NotEstablished = "not-established",

@@ -13,6 +13,7 @@ pub mod hook;
 pub mod lock;
 pub mod namespace;
 pub mod neighbour;
+pub mod nexthop;
 pub mod ordinary;
 pub mod percpu;
 pub mod rcu;

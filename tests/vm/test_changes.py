@@ -345,6 +345,24 @@ class OneOfTwoHopsDown(Change):
         cross.far.ip("route", "replace", cross.family.lan_net, "via", cross.family.ways[0][0])
 
 
+class HopOfAGroupDeleted(OneOfTwoHopsDown):
+    """Of next-hop objects in a group. The group goes on without it, and no route is changed."""
+
+    def prepare(self, cross):
+        for way, (_, hop) in enumerate(cross.family.ways):
+            cross.router.ip("nexthop", "add", "id", 1 + way, "via", hop, "dev", f"wan{way}")
+        cross.router.ip("nexthop", "add", "id", 3, "group", "1/2")
+        cross.router.ip("route", "replace", cross.family.far_net, "nhid", 3)
+        self._wires = cross.wires()
+
+    def leave(self, cross, way):
+        cross.router.ip("nexthop", "del", "id", 1 + way)
+
+    def undo(self, cross):
+        cross.router.ip("route", "replace", cross.family.far_net, "via", cross.family.ways[0][1])
+        cross.router.ip("nexthop", "flush")
+
+
 class NeighbourChanged(Change):
     to = (0, "eth0b")
 
@@ -705,7 +723,7 @@ CHANGES = [
 
 #: Of these one protocol for a version of IP has to do; and one version for what is the same for both.
 RARE_CHANGES = [(family, protocol, kind) for family, protocol in ((IPv4, "tcp"), (IPv6, "udp")) for kind in (
-    DeviceOfARoutingRuleRenamed, OneOfTwoHopsDown)] + [(IPv6, "udp", DeviceRenamedAsARuleSays)]
+    DeviceOfARoutingRuleRenamed, OneOfTwoHopsDown, HopOfAGroupDeleted)] + [(IPv6, "udp", DeviceRenamedAsARuleSays)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
