@@ -113,8 +113,10 @@ def test_authentication_headers_stay_slow_with_ipv6(router):
     assert after.slow["ip-options"] == 20, after.reasons()
 
 
+@both
 @with_and_without_nat
 def test_tunnels_pass_through(router, rules):
+    """Each version of IP in each."""
     if rules:
         router.router.nft("flush ruleset\n" + rules)
     router.control.enable()
