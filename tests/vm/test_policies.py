@@ -512,6 +512,72 @@ def test_what_was_masqueraded_before_there_was_a_policy(make_site, family, mode)
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["policy", "encapsulated"])
+def test_a_file_that_flushes_the_rules_and_masquerades(make_site, kind, family, mode):
+    """As Debian's nftables.conf does, so that the tool's table is gone. An established connection keeps the address
+    that the bypass gave it, and goes on encrypted. A new one is masqueraded and leaves in clear, with fasttrack as
+    without it, unless rules let nothing leave so, or the tool's are there again."""
+    site = make_site(family, kind=kind, conversing=False)
+    masquerade = SOURCE_NAT.format(what="masquerade")
+    site.a.gateway.nft(masquerade)
+    enabled(site, mode)
+    wires, port = site.wires(), Conversation.PORT
+    conversation = site.until_closed(Conversation(site))
+
+    def established_goes_on(is_on=True):
+        """Fast, after a while, or slow. Gives what was on the WAN."""
+        deadline = time.monotonic() + 20
+        while True:
+            before = site.control.stats()
+            conversation.goes_on(least=10)
+            after = site.control.stats() - before
+            if not is_on or mode == "exclude" or min(after.packets) >= 8:
+                break
+            assert time.monotonic() < deadline, (after.packets, after.reasons())
+        assert is_on and mode == "accelerate" or after.fast == 0, after.packets
+        # What has arrived has passed them.
+        frames = seen(wires, 0.02)
+        leaks.none([frame for frame in frames if SIGN in frame])
+        assert len(frames) >= 20
+        return frames
+
+    def another():
+        """A connection that begins now."""
+        nonlocal port
+        port += 1
+        address = site.b.address
+        return site.until_closed(Datagrams(site.a.host, site.b.host, address, port, listen=(address, port)))
+
+    established_goes_on()
+    assert marks(site)[Conversation.PORT] == (0x08000000 if mode == "exclude" else 0)
+    site.a.gateway.nft("flush ruleset\n" + masquerade)
+    assert "fasttrack" not in site.a.gateway.run("nft", "list", "tables")
+    leaks.none(in_clear(established_goes_on()))
+
+    for is_on in (True, False):
+        site.control.set(enabled=int(is_on))
+        talk = another()
+        talk.exchange(10)
+        assert talk.seen_from[0] == site.a.wan
+        assert len(in_clear(established_goes_on(is_on))) == 20, is_on
+    site.control.set(enabled=1)
+
+    site.a.gateway.nft(example("never-in-clear.nft", site.a, site.b))
+    talk = another()
+    for _ in range(5):
+        assert not talk.request(timeout=0.05)
+    leaks.none(in_clear(established_goes_on()))
+    site.a.gateway.run("nft", "delete", "table", "inet", "never-in-clear")
+
+    fasttrack(site, "enable")
+    talk = another()
+    talk.exchange(10)
+    assert talk.seen_from[0] == site.a.address
+    leaks.none(in_clear(established_goes_on()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_source_nat_out_of_a_policy(make_site, family, mode):
     """The slow path does not encrypt what a policy was for before source NAT; so this is a plain flow, of which no
     packet has the address that a policy is for. With a policy for the new address it ends at once."""
