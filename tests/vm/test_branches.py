@@ -336,6 +336,66 @@ def test_outer_headers_and_marks_are_those_of_the_slow_path(make_branches, outer
         assert seen["none"] != seen["may be fragmented"]
 
 
+#: What a rule gives to what the LAN host sends, and what of that is on the packets that leave by the WAN.
+CLASSES = """
+    table inet classes {
+        chain forward {
+            type filter hook forward priority 0;
+            iifname "lan0" meta mark set 0x33 meta priority set 1:2
+            iifname "lan0" ip dscp set af21
+            iifname "lan0" ip6 dscp set af21
+        }
+    }
+    table netdev seen {
+        counter encrypted { }
+        counter with_mark { }
+        counter with_priority { }
+        counter with_dscp { }
+        chain wan {
+            type filter hook egress device "wan0" priority 0;
+            meta l4proto != { udp, esp } accept
+            counter name encrypted
+            meta mark 0x33 counter name with_mark
+            meta priority 1:2 counter name with_priority
+            ip dscp af21 counter name with_dscp
+            ip6 dscp af21 counter name with_dscp
+        }
+    }
+"""
+
+
+def counters(space, table):
+    """What the named counters of a table have counted, in packets."""
+    text = space.run("nft", "list", "counters", "table", *table.split())
+    return {name: int(count) for name, count in re.findall(r"counter (\w+) {\s*packets (\d+)", text)}
+
+
+@pytest.mark.parametrize("kind, outer", [
+    ("policy", "ipv4"), ("interface", "ipv6"), ("vti", "ipv4"), ("encapsulated", "ipv4"), ("transport", "ipv4"),
+    ("transport", "ipv6")])
+def test_a_mark_a_priority_and_a_dscp_that_rules_set_are_on_what_is_encrypted(make_branches, kind, outer):
+    """Each packet that leaves for the branch has them, slow or fast."""
+    branches = make_branches(kind, outer)
+    branches.hub.nft(CLASSES)
+    talks = [datagrams_to(branches, family=family) for family in ([outer] if kind == "transport" else FAMILIES)]
+    sent = COUNT * len(talks)
+    wire = branches.wire()
+    for mode in ("exclude", "accelerate"):
+        branches.control.enable(ipsec=mode, sample_interval=60_000)
+        for talk in talks:
+            talk.exchange(1)
+            if mode == "accelerate":
+                becomes_fast(branches, talk)
+        before, stats = counters(branches.hub, "netdev seen"), branches.control.stats()
+        for talk in talks:
+            talk.exchange(COUNT)
+        after = branches.control.stats() - stats
+        assert after.packets[0] == (sent if mode == "accelerate" else 0), (mode, after.packets, after.reasons())
+        found = {name: count - before[name] for name, count in counters(branches.hub, "netdev seen").items()}
+        assert found == dict.fromkeys(("encrypted", "with_mark", "with_priority", "with_dscp"), sent), mode
+    leaks.none(other_than_esp(wire.frames()))
+
+
 def test_congestion_that_a_tunnel_met_is_passed_on(make_branches):
     """What is marked on the way is marked inside, too, as on the slow path."""
     branches = make_branches()
