@@ -272,11 +272,12 @@ def test_from_one_tunnel_to_another(make_branches, kinds, outer):
 
 def outer_headers(branches, wire, talk):
     """What the headers around a few requests have in common, without what is different in each."""
-    wire.frames(0.05)
+    wire.frames(0.02)
     for _ in range(3):
         assert talk.request(size=100)
     found = set()
-    for packet in map(Ether, wire.frames(0.2)):
+    # What has arrived has passed it.
+    for packet in map(Ether, wire.frames(0.02)):
         ip = packet.payload
         if ip.src != branches.address(HUB):
             continue
@@ -297,9 +298,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("outer", FAMILIES)
-def test_outer_headers_and_marks_are_those_of_the_slow_path(make_branches, outer):
-    branches = make_branches(outer=outer)
+@pytest.mark.parametrize("kind, outer", [
+    ("policy", "ipv4"), ("policy", "ipv6"), ("interface", "ipv6"), ("vti", "ipv4"), ("encapsulated", "ipv4")])
+def test_outer_headers_and_marks_are_those_of_the_slow_path(make_branches, kind, outer):
+    branches = make_branches(kind, outer)
     branches.hub.nft("""
         table netdev seen {
             counter marked { }
@@ -396,26 +398,43 @@ def test_a_mark_a_priority_and_a_dscp_that_rules_set_are_on_what_is_encrypted(ma
     leaks.none(other_than_esp(wire.frames()))
 
 
-def test_congestion_that_a_tunnel_met_is_passed_on(make_branches):
-    """What is marked on the way is marked inside, too, as on the slow path."""
-    branches = make_branches()
-    talk = datagrams_to(branches)
+#: What comes from the branch meets it on the WAN.
+CONGESTION = """
+    table netdev congestion {
+        chain branch { type filter hook ingress device "port2" priority 0; ip ecn set ce; ip6 ecn set ce; }
+    }
+"""
+
+
+@pytest.mark.parametrize("kind, outer", [
+    ("policy", "ipv4"), ("policy", "ipv6"), ("interface", "ipv6"), ("vti", "ipv4"), ("encapsulated", "ipv4"),
+    ("encapsulated", "ipv6")])
+def test_congestion_that_a_tunnel_met_is_passed_on(make_branches, kind, outer):
+    """What is marked on the way is marked inside, too, as on the slow path, also of a flow that was learned before."""
+    branches = make_branches(kind, outer)
+    talks = [datagrams_to(branches, family=family) for family in FAMILIES]
     capable, met = 0x02, 0x03
-    branches.wan.nft("""
-        table netdev congestion {
-            chain branch { type filter hook ingress device "port2" priority 0; ip ecn set ce; }
-        }
-    """)
     lan = branches.until_removed(Wire(branches.lan, "eth0", outgoing=False))
-    talk.set_tos(capable, back=True)
+    for talk in talks:
+        talk.set_tos(capable, back=True)
     for mode in ("exclude", "accelerate"):
         branches.control.enable(ipsec=mode, sample_interval=60_000)
-        talk.exchange(1)
-        if mode == "accelerate":
-            becomes_fast(branches, talk)
-        lan.frames(0.1)
-        talk.exchange(1)
-        assert [packet[IP].tos for packet in lan.packets(seconds=0.1)] == [met], mode
+        for talk in talks:
+            talk.exchange(1)
+            if mode == "accelerate":
+                becomes_fast(branches, talk)
+        for expected in (capable, met):
+            if expected == met:
+                branches.wan.nft(CONGESTION)
+            lan.frames(0.02)
+            before = branches.control.stats()
+            for talk in talks:
+                talk.exchange(3)
+            after = branches.control.stats() - before
+            assert after.packets[1] == (6 if mode == "accelerate" else 0), (mode, after.packets, after.reasons())
+            arrived = [packet.payload for packet in lan.packets(seconds=0.02)]
+            assert [ip.tos if ip.version == 4 else ip.tc for ip in arrived] == 6 * [expected], mode
+        branches.wan.run("nft", "delete", "table", "netdev", "congestion")
 
 
 # What a path takes.
