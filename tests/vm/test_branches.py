@@ -8,13 +8,13 @@ import socket
 import time
 
 import pytest
-from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 
 from lab import leaks
 from lab.branches import HUB, INNER, Branches
-from lab.site import Expirations, Questions
+from lab.site import Expirations, Questions, ipsec_counters
 from lab.traffic import Datagrams, Stream, Wire, is_whole, protocol_in
 
 COUNT = 10
@@ -167,8 +167,12 @@ def excluded(branches, talks):
     """Nothing of a tunnel is fast unless that is asked for, also what is given to an interface and does not show yet
     that it will be encrypted, and what a VTI gives, which keeps no record of having decrypted it. No rules are there."""
     branches.control.enable(sample_interval=60_000)
+    for _ in range(4):
+        for talk in talks:
+            talk.exchange(2)
+        # The devices are attached after the first packets asked for it.
+        time.sleep(0.15)
     for talk in talks:
-        talk.warm_up()
         before = branches.control.stats()
         talk.exchange(COUNT)
         after = branches.control.stats() - before
@@ -234,12 +238,44 @@ def test_an_interface_in_a_vrf(make_branches, outer):
     assert (branches.control.stats() - before).packets == (0, 0)
 
 
+def twins(branches, source, destination, ports):
+    """In clear, as from the WAN: packets with the addresses and ports of those of a branch for another one."""
+    around = Ether(src=branches.branches[source].mac("eth0"), dst=branches.hub.mac("wan0"))
+    for family, ip in zip(FAMILIES, (IP, IPv6)):
+        packet = around / ip(src=branches.host(source, family), dst=branches.host(destination, family))
+        for number in range(COUNT):
+            yield packet / UDP(sport=ports[0], dport=ports[1]) / number.to_bytes(32)
+
+
+def let_in(branches, wire):
+    """Has clear-text twins of what comes by the tunnels that are by policy arrive: none goes on to the other branch.
+    Gives what IPsec counts of them. Beside an interface or a VTI no policy is for them here."""
+    counted, ports = [], {2: (7001, 7), 3: (7, 7001)}
+    expected = {"secpath-mismatch": 2 * COUNT} if branches.control.config()["enabled"] else {}
+    for source, destination in ((2, 3), (3, 2)):
+        if branches.kinds[source] != "policy":
+            continue
+        frames = [bytes(frame) for frame in twins(branches, source, destination, ports[source])]
+        leaks.none(other_than_esp(wire.frames(0.05)))
+        before, stats = ipsec_counters(branches.hub), branches.control.stats()
+        for frame in frames:
+            wire.put(frame)
+        leaks.none(wire.frames(0.1))
+        after = branches.control.stats() - stats
+        assert after.fast == 0 and after.reasons() == expected, (after.packets, after.reasons())
+        counted.append({name: count - before[name] for name, count in ipsec_counters(branches.hub).items()
+                        if count != before[name]})
+        assert sum(counted[-1].values()) == len(frames), counted
+    return counted
+
+
 @pytest.mark.parametrize("outer", FAMILIES)
 @pytest.mark.parametrize("kinds", [
     ("policy", "policy"), ("interface", "interface"), ("vti", "vti"),
     ("policy", "interface"), ("interface", "vti"), ("vti", "policy"),
 ], ids="-".join)
 def test_from_one_tunnel_to_another(make_branches, kinds, outer):
+    """And nothing that came in clear goes on into the other one as if it had come by the first."""
     branches = make_branches(kinds, outer)
     client, server = branches.branches[2], branches.branches[3]
     talks = []
@@ -251,13 +287,16 @@ def test_from_one_tunnel_to_another(make_branches, kinds, outer):
     def run():
         for talk in talks:
             talk.exchange(COUNT)
+    wire = branches.wire()
     run()
     slow = moved(branches, run)
     assert [figures[1] for figures in slow.values()] == [2 * COUNT] * 4
+    refused = let_in(branches, wire)
+    excluded(branches, talks)
     accelerate(branches)
     for talk in talks:
         becomes_fast(branches, talk)
-    wire = branches.wire()
+    leaks.none(other_than_esp(wire.frames()))
     before = branches.control.stats()
     assert moved(branches, run) == slow
     after = branches.control.stats() - before
@@ -265,6 +304,10 @@ def test_from_one_tunnel_to_another(make_branches, kinds, outer):
     frames = wire.frames()
     leaks.none(other_than_esp(frames))
     assert len(frames) == 8 * COUNT
+    assert let_in(branches, wire) == refused
+    # All goes on.
+    for talk in talks:
+        becomes_fast(branches, talk)
 
 
 # What is around the packets.

@@ -259,9 +259,7 @@ class Site:
 
     def ipsec_counters(self):
         """What A's IPsec has refused and what failed, by the names that /proc/net/xfrm_stat has for it."""
-        with self.a.gateway.inside():
-            words = Path("/proc/thread-self/net/xfrm_stat").read_text(encoding="ascii").split()
-        return dict(zip(words[::2], map(int, words[1::2])))
+        return ipsec_counters(self.a.gateway)
 
     def forget_states(self, spi):
         """Deletes those that are still there."""
@@ -286,6 +284,13 @@ class Site:
             closable.close()
         for space in self.spaces:
             space.remove()
+
+
+def ipsec_counters(gateway):
+    """What a gateway's IPsec has refused and what failed, by the names that /proc/net/xfrm_stat has for it."""
+    with gateway.inside():
+        words = Path("/proc/thread-self/net/xfrm_stat").read_text(encoding="ascii").split()
+    return dict(zip(words[::2], map(int, words[1::2])))
 
 
 def figures(gateway):
