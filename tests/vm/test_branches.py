@@ -671,8 +671,8 @@ def together(talk):
 
 
 @pytest.mark.parametrize("kind, outer, masquerade", [
-    ("policy", "ipv4", False), ("interface", "ipv4", True), ("interface", "ipv6", False), ("vti", "ipv4", False),
-    ("vti", "ipv6", True), ("encapsulated", "ipv4", False), ("encapsulated", "ipv6", False)])
+    ("policy", "ipv4", False), ("policy", "ipv6", False), ("interface", "ipv4", True), ("interface", "ipv6", False),
+    ("vti", "ipv4", False), ("vti", "ipv6", True), ("encapsulated", "ipv4", False), ("encapsulated", "ipv6", False)])
 def test_large_packets_are_split_before_they_are_encrypted(make_branches, kind, outer, masquerade):
     """What the LAN host has not yet split, and what the hub has merged after decrypting it: of TCP and of UDP. The
     branch sums what it has decrypted itself, and what arrives on the LAN is looked at."""

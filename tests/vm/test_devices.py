@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from lab import devices
+from lab import devices, leaks
 from lab.both import both
 from lab.kernel import wait_until
 from lab.topology import Router
@@ -329,7 +329,8 @@ def test_an_xfrm_interface_encrypts_and_has_decrypted_what_is_fast_only_if_asked
     router.control.set(ipsec="accelerate")
     fast_as_slow(router, [Stream])
     seen = outside.packets()
-    assert len(seen) > 6 * COUNT and {getattr(packet.payload, "proto", "IPv6") for packet in seen} == {50}
+    leaks.none([packet for packet in seen if getattr(packet.payload, "proto", "IPv6") != 50])
+    assert len(seen) > 6 * COUNT
 
 
 # What a VLAN or a bridge would be sent past: each is put on the router's device, and gives a function that says

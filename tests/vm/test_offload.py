@@ -80,6 +80,11 @@ def used(router):
     return int(re.search(r"lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)", text)[1])
 
 
+def marks(router):
+    """Those of the conversation's connection."""
+    return {int(mark) for mark in re.findall(r"dport=7 .* mark=(\d+)", router.conntrack("-L", "-p", "udp"))}
+
+
 def arrived(router, wire):
     """What has arrived at the other host: the SPI and the number of each packet, all of which are ESP."""
     found = []
@@ -110,6 +115,7 @@ def test_what_a_card_encrypts_is_excluded_and_accelerated_as_all_else(router):
         assert after.packets == ((COUNT, COUNT) if mode == "accelerate" else (0, 0)), (mode, after.reasons())
         assert [spi for spi, _ in arrived(router, wire)] == COUNT * [SPI]
         assert (used(router) - had, router.card.encrypted()) == (COUNT, (1, told[1] + COUNT)), mode
+        assert marks(router) == {0x08000000 if mode == "exclude" else 0}, mode
 
 
 @both
