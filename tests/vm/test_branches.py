@@ -590,6 +590,54 @@ def test_a_path_mtu_that_the_wan_lowers(make_branches, kind, outer, inner, masqu
     assert at_the_edge == [True, False] and not any(tries)
 
 
+@pytest.mark.parametrize("kind, outer, inner", [
+    ("policy", "ipv4", "ipv4"), ("policy", "ipv6", "ipv6"), ("interface", "ipv4", "ipv6"),
+    ("interface", "ipv6", "ipv4")])
+def test_the_mtu_of_the_wan_changed(make_branches, kind, outer, inner):
+    """By the administrator. What the LAN host is told, and what passes, is as without fasttrack; and when it is as it
+    was all passes again."""
+    branches = make_branches(kind, outer)
+    branches.hub.sysctl("net.ipv4.icmp_ratemask", 0)
+    branches.hub.sysctl("net.ipv6.icmp.ratelimit", 0)
+    talk = datagrams_to(branches, family=inner)
+    talk.set_probing()
+    lan, wire = branches.until_removed(Wire(branches.lan, "eth0", outgoing=False)), branches.wire()
+    # No multiple of anything that packets are padded to.
+    mtu = LOWERED[inner] + 3
+    found = []
+    for accelerated in (False, True):
+        if accelerated:
+            accelerate(branches)
+            becomes_fast(branches, talk, lambda: talk.exchange(5, size=1300))
+        assert passes(talk, 1300)
+        branches.hub.ip("link", "set", "wan0", "mtu", mtu)
+        lan.frames(0.05)
+        wire.frames(0.05)
+        # What is too large at first is found out by the interface, and then by the hub.
+        tries = [passes(talk, 1300) for _ in range(4)]
+        said, told = answers(lan), told_mtu(branches, branches.host(2, inner))
+        assert said and told, (tries, said, told)
+        if accelerated:
+            becomes_fast(branches, talk, lambda: talk.exchange(5, size=800))
+        before = branches.control.stats()
+        at_the_edge = [passes(talk, told - HEADERS[inner] + more) for more in (0, 1)]
+        after = branches.control.stats() - before
+        # The one that is too large may be refused only by what it is given to.
+        assert after.packets[0] in ((3, 4) if accelerated else (0,)), (after.packets, after.reasons())
+        frames = wire.frames(0.1)
+        leaks.none(other_than_esp(frames))
+        assert max(map(len, frames)) <= 14 + mtu
+        branches.hub.ip("link", "set", "wan0", "mtu", 1500)
+        for space in (branches.lan, branches.hub):
+            for option in ("-4", "-6"):
+                space.ip(option, "route", "flush", "cache")
+        if accelerated:
+            becomes_fast(branches, talk, lambda: talk.exchange(5, size=1300))
+        found.append((tries, said, told, at_the_edge, passes(talk, 1300)))
+    assert found[0] == found[1]
+    assert found[0][-1] and not any(tries) and at_the_edge == [True, False]
+
+
 @pytest.mark.parametrize("outer", FAMILIES)
 def test_a_path_mtu_that_the_wan_lowers_in_transport_mode(make_branches, outer):
     """What is encrypted behind source NAT nobody tells the LAN host about. What arrives then, and in how many packets,
@@ -754,12 +802,14 @@ def test_large_packets_are_split_before_they_are_encrypted_in_transport_mode(mak
 # States.
 
 
-@pytest.mark.parametrize("limit, way, outer, inner", [
-    ("packet", "out", "ipv4", "ipv4"), ("byte", "out", "ipv4", "ipv4"), ("packet", "into", "ipv4", "ipv4"),
-    ("packet", "out", "ipv6", "ipv6"), ("byte", "into", "ipv6", "ipv4")])
-def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way, outer, inner):
+@pytest.mark.parametrize("limit, way, kind, outer, inner", [
+    ("packet", "out", "policy", "ipv4", "ipv4"), ("byte", "out", "policy", "ipv4", "ipv4"),
+    ("packet", "into", "policy", "ipv4", "ipv4"), ("packet", "out", "policy", "ipv6", "ipv6"),
+    ("byte", "into", "policy", "ipv6", "ipv4"), ("byte", "out", "interface", "ipv6", "ipv4"),
+    ("packet", "into", "encapsulated", "ipv4", "ipv6")])
+def test_a_states_limit_is_met_by_the_same_packet(make_branches, limit, way, kind, outer, inner):
     """Then somebody is asked for another state to send by, and nothing leaves in clear; or nothing is let in."""
-    branches = make_branches(outer=outer)
+    branches = make_branches(kind, outer)
     questions = branches.until_removed(Questions(branches.hub))
     talk = datagrams_to(branches, family=inner)
     amount = {"packet": 30, "byte": 30 * 100}[limit]
