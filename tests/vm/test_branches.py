@@ -640,8 +640,8 @@ def test_the_mtu_of_the_wan_changed(make_branches, kind, outer, inner):
 
 @pytest.mark.parametrize("outer", FAMILIES)
 def test_a_path_mtu_that_the_wan_lowers_in_transport_mode(make_branches, outer):
-    """What is encrypted behind source NAT nobody tells the LAN host about. What arrives then, and in how many packets,
-    is as without fasttrack, of whatever size it is."""
+    """What is encrypted behind source NAT nobody tells the LAN host about. What arrives then, and in packets of which
+    size, is as without fasttrack, of whatever size it is."""
     branches = make_branches("transport", outer)
     branches.lowered = LOWERED["ipv6"]
     branches.hub.sysctl("net.ipv4.icmp_ratemask", 0)
@@ -665,9 +665,10 @@ def test_a_path_mtu_that_the_wan_lowers_in_transport_mode(make_branches, outer):
         wire.frames(0.05)
         lan.frames(0.05)
         before = branches.control.stats()
-        arrived = [passes(talk, size) for size in sizes]
+        # One that the small one behind it has overtaken is sent once more.
+        arrived = [passes(talk, size) or passes(talk, size) for size in sizes]
         after = branches.control.stats() - before
-        leaving = sorted(len(frame) for frame in wire.frames(0.1) if Ether(frame).src == branches.hub.mac("wan0"))
+        leaving = {len(frame) for frame in wire.frames(0.1) if Ether(frame).src == branches.hub.mac("wan0")}
         found.append((arrived, leaving, answers(lan), told_mtu(branches, branches.address(2))))
         assert all(length <= 14 + branches.lowered for length in leaving)
         # All that fit, and the small ones behind each.
