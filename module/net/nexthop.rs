@@ -24,8 +24,8 @@ pub trait Watcher {
 
 /// Keeps a [`Watcher`] told about a namespace until it is dropped.
 ///
-/// A hop or a group that is replaced begins a new generation of routes, if there are any of it. When a hop is deleted, its
-/// groups go on without it, and no route has changed (`remove_nexthop_from_groups` in net/ipv4/nexthop.c). What was
+/// A hop or a group that is replaced begins a new generation of routes, if there are any of it. When a hop is deleted,
+/// its groups go on without it, and no route has changed (`remove_nexthop_from_groups` in net/ipv4/nexthop.c). What was
 /// looked up by way of the hop is given up a grace period later, and not before.
 pub struct Watch<W> {
     block: Pin<KBox<Opaque<bindings::notifier_block>>>,

@@ -141,7 +141,8 @@ def random_flowtables(seed: int) -> list[Script]:
 # Of pmtu.sh, what is forwarded by R1 and R2, whose flows have to follow the MTU, the route and the
 # device: plain, and in tunnels that pass through. Of the 39 such cases these are one of each kind, since each
 # takes a while: of VXLAN, GENEVE, and a bridge with VXLAN those with the same version of IP inside and outside, one
-# of FOU and of GUE, and all of IP in IP; what a bridge has below it, VXLAN or GENEVE, makes no difference to the routers.
+# of FOU and of GUE, and all of IP in IP; whether a bridge has VXLAN or GENEVE below it makes no difference to the
+# routers.
 # Not the cases that want Open vSwitch, which the image does not have, nor those of two hosts without a router, nor
 # those that only list and flush the sender's cache.
 PMTU = (

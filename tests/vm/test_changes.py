@@ -320,11 +320,11 @@ class RouteByNextHopObjectDeleted(NextHopObject):
 
 
 class OneOfTwoHopsDown(Change):
-    """A route leads by either of two hops, each connection by one of them. That one goes: its device is switched off."""
+    """A route leads by either of two hops, each connection by one. That one goes: its device is switched off."""
 
     def prepare(self, cross):
-        cross.router.ip("route", "replace", cross.family.far_net, *(
-            word for way, (_, hop) in enumerate(cross.family.ways) for word in ("nexthop", "via", hop, "dev", f"wan{way}")))
+        nexthops = (("nexthop", "via", hop, "dev", f"wan{way}") for way, (_, hop) in enumerate(cross.family.ways))
+        cross.router.ip("route", "replace", cross.family.far_net, *(word for words in nexthops for word in words))
         self._wires = cross.wires()
 
     def make(self, cross):

@@ -319,7 +319,7 @@ def route_multicast(router, group):
 
 @both
 def test_forwarded_multicast_stays_slow(router, datagrams):
-    """It leaves the IP layer as what the router itself sends to a group, and nobody could answer with a group's address."""
+    """It leaves the IP layer as what the router itself sends to a group; nor could anybody answer with its address."""
     router.control.enable()
     # So that the devices are attached.
     datagrams.warm_up()
