@@ -42,9 +42,9 @@ impl device::Watcher for Watcher {
             return;
         };
         let instance = kept.instance();
-        if event == Event::Renamed {
+        if event == Event::Changed {
             // The kernel has just looked anew which devices routing rules name, and nf_tables compares names for each
-            // packet: neither begins a new generation.
+            // packet: neither begins a new generation. What arrives at a port may belong to a bridge now.
             instance.settings.begin_epoch();
             return;
         }

@@ -35,7 +35,7 @@ named! {
         Learning = "learning",
         /// The periodic return to the slow path.
         Sampled = "sampled",
-        /// A rule, a policy, a group of next hops, the name of a device or the configuration changed since the flow was
+        /// A rule, a policy, a group of next hops, a device or the configuration changed since the flow was
         /// confirmed.
         Revalidating = "revalidating",
         /// Conntrack has not seen both directions of the connection.

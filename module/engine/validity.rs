@@ -21,7 +21,7 @@ use core::sync::atomic::Ordering::Release;
 use super::tick::Tick;
 
 /// Counts the changes that void what was learned: IPsec policies and states, nf_tables rules, groups of next
-/// hops, names of devices, configuration.
+/// hops, devices, configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u32);
 

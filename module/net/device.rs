@@ -277,8 +277,8 @@ impl Drop for RtnlGuard {
 pub enum Event {
     /// It was switched off.
     Down,
-    /// It has got another name.
-    Renamed,
+    /// It has got another name, or has become, or ceased to be, a port of another device.
+    Changed,
     /// It leaves its namespace: it is being removed, or moved to another one.
     Leaves,
 }
@@ -334,7 +334,9 @@ impl<W: Watcher> Watch<W> {
     ) -> i32 {
         let event = match event as u32 {
             bindings::netdev_cmd_NETDEV_DOWN => Event::Down,
-            bindings::netdev_cmd_NETDEV_CHANGENAME => Event::Renamed,
+            bindings::netdev_cmd_NETDEV_CHANGENAME | bindings::netdev_cmd_NETDEV_CHANGEUPPER => {
+                Event::Changed
+            }
             bindings::netdev_cmd_NETDEV_UNREGISTER => Event::Leaves,
             _ => return NOTIFY_DONE,
         };

@@ -514,6 +514,30 @@ class DeviceRenamedAsARuleSays(Rule):
         cross.router.nft(f"delete table {cross.family.table} marking")
 
 
+class DeviceMadeAPort(Change):
+    """What arrives by it arrives by the bridge then, of which the firewall lets nothing pass."""
+    to = None
+
+    def prepare(self, cross):
+        cross.router.ip("link", "add", "br7", "type", "bridge")
+        cross.router.ip("link", "set", "br7", "up")
+        cross.router.nft(f"""
+            table {cross.family.table} bridged {{
+                chain forward {{
+                    type filter hook forward priority 10;
+                    iifname "br7" drop
+                }}
+            }}
+        """)
+
+    def make(self, cross):
+        cross.router.ip("link", "set", "lan0", "master", "br7")
+
+    def undo(self, cross):
+        cross.router.ip("link", "del", "br7")
+        cross.router.nft(f"delete table {cross.family.table} bridged")
+
+
 class ForwardingOff(Change):
     to, answered = None, False
 
@@ -723,7 +747,8 @@ CHANGES = [
 
 #: Of these one protocol for a version of IP has to do; and one version for what is the same for both.
 RARE_CHANGES = [(family, protocol, kind) for family, protocol in ((IPv4, "tcp"), (IPv6, "udp")) for kind in (
-    DeviceOfARoutingRuleRenamed, OneOfTwoHopsDown, HopOfAGroupDeleted)] + [(IPv6, "udp", DeviceRenamedAsARuleSays)]
+    DeviceOfARoutingRuleRenamed, OneOfTwoHopsDown, HopOfAGroupDeleted)] + [(IPv6, "udp", kind) for kind in (
+        DeviceRenamedAsARuleSays, DeviceMadeAPort)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

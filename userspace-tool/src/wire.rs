@@ -243,7 +243,7 @@ enumeration! {
     SlowReason "slow-reason" {
         LEARNING = 0 "learning" "The flow is not known yet, or not confirmed yet.",
         SAMPLED = 1 "sampled" "The periodic return to the slow path, which confirms the memo.",
-        REVALIDATING = 2 "revalidating" "An nf_tables rule, an IPsec policy or state, a group of next hops, the name of a device, or the configuration changed since the flow was confirmed.",
+        REVALIDATING = 2 "revalidating" "An nf_tables rule, an IPsec policy or state, a group of next hops, a device, or the configuration changed since the flow was confirmed.",
         NOT_ESTABLISHED = 3 "not-established" "Conntrack has not seen both directions of the connection.",
         UNTRACKED = 4 "untracked" "The packet has no conntrack entry.",
         HELPER = 5 "helper" "The connection has a conntrack helper.",
