@@ -66,10 +66,11 @@ def ways_of(mode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_until_a_state_has_been_negotiated(make_site, family, mode):
     """With `xfrm_larval_drop` packets are dropped until there is one, without it they are queued: by a bundle
-    without a state (`xdst_queue_output`), before they get as far as to be learned from. Once for a new connection,
-    once for one that goes on."""
+    without a state (`xdst_queue_output`), before they get as far as to be learned from, marked or translated. Once for
+    a new connection, once for one that goes on; with the tool's rules, and a masquerade."""
     site = make_site(family, conversing=False)
-    site.control.enable(ipsec=mode)
+    site.a.gateway.nft(SOURCE_NAT.format(what="masquerade"))
+    enabled(site, mode)
     questions, wires, conversation = site.until_closed(Questions(site.a.gateway)), site.wires(), site.datagrams()
     for larval_drop, new in ((1, True), (1, False), (0, True), (0, False)):
         site.a.gateway.sysctl("net.core.xfrm_larval_drop", larval_drop)
@@ -97,6 +98,8 @@ def test_until_a_state_has_been_negotiated(make_site, family, mode):
             fast(site, conversation, ways_of(mode))
         else:
             conversation.exchange(10)
+        assert conversation.seen_from[0] == site.a.address
+        is_marked(site, mode)
         frames += seen(wires)
         leaks.none(in_clear(frames))
         assert len(frames) >= 20
@@ -111,7 +114,7 @@ def test_a_bypass_policy_goes_under_way(make_site, family, mode):
     for own, peer in site.ends():
         for direction in ("out", "fwd", "in"):
             site.exempt(own, peer, "add", direction)
-    site.control.enable(ipsec=mode)
+    enabled(site, mode)
     site.conversation.goes_on()
     time.sleep(0.5)
     wires = site.wires()
@@ -131,6 +134,7 @@ def test_a_bypass_policy_goes_under_way(make_site, family, mode):
     before = site.control.stats()
     site.conversation.goes_on()
     assert bool((site.control.stats() - before).fast) == (mode == "accelerate")
+    is_marked(site, mode)
 
 
 def flush(site):
