@@ -38,6 +38,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 pub mod age;
+pub mod attached;
 #[path = "bindings/mod.rs"]
 mod bindings;
 pub mod control;

@@ -41,6 +41,7 @@ use crate::forget::Watcher;
 use crate::learn::Learner;
 use crate::net::conntrack::Tracking;
 use crate::net::conntrack::Tuple;
+use crate::net::device::Rtnl;
 use crate::net::hook;
 use crate::net::hook::Hook;
 use crate::net::namespace::Net;
@@ -501,7 +502,9 @@ impl Instance {
             hook.unregister();
         }
         synchronize();
-        self.ports.detach_all();
+        let rtnl = Rtnl::lock();
+        self.ports.detach_all(&rtnl);
+        drop(rtnl);
         self.table.close();
         self.table.reclaim();
         self.ageing.cancel();

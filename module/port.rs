@@ -3,7 +3,6 @@
 //! The devices that the fast path is attached to. Nobody lists them: a device is attached when the
 //! first flow that arrives on it is about to be learned.
 
-use core::pin::Pin;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::AcqRel;
@@ -14,16 +13,14 @@ use kernel::sync::rcu;
 use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
 
+use crate::attached::Attached;
 use crate::engine::key;
 use crate::engine::sender::Senders;
 use crate::instance::Instance;
 use crate::net::device::Device;
 use crate::net::device::Rtnl;
 use crate::net::hook::Hook;
-use crate::net::rcu::synchronize;
-use crate::net::rcu::RcuBox;
 use crate::net::rcu::Read;
-use crate::net::work::pinned;
 use crate::net::work::Job;
 
 /// An attached device, as the fast path sees it.
@@ -71,11 +68,9 @@ impl Port {
     }
 }
 
-type Attached = Arc<Hook<Port>>;
-
 /// All attached devices of a namespace. Changed under the routing netlink lock.
 pub struct Ports {
-    list: RcuBox<KVec<Attached>>,
+    attached: Attached<Port>,
     /// Indexes of devices that ought to be attached; 0 stands for none.
     wanted: [AtomicU32; WANTED],
 }
@@ -91,15 +86,19 @@ impl Ports {
     /// None.
     pub const fn none() -> Self {
         Self {
-            list: RcuBox::empty(),
+            attached: Attached::none(),
             wanted: [const { AtomicU32::new(0) }; WANTED],
         }
     }
 
     /// The device with this index, if it is attached.
     pub fn port<'rcu>(&'rcu self, read: Read<'rcu>, index: u32) -> Option<&'rcu Port> {
-        let list = self.list.read(read)?;
-        list.iter().map(hook_port).find(|port| port.index == index)
+        self.attached.iter(read).find(|port| port.index == index)
+    }
+
+    /// The same, to be kept.
+    pub fn hook(&self, index: u32) -> Option<Arc<Hook<Port>>> {
+        self.attached.find(|port| port.index == index)
     }
 
     /// The number that the device with this index has in keys, if it is attached.
@@ -109,7 +108,7 @@ impl Ports {
 
     /// Looks anew for the zones of connections that arrive on each device.
     pub fn forget_zones(&self, read: Read<'_>) {
-        for port in self.list.read(read).into_iter().flatten().map(hook_port) {
+        for port in self.attached.iter(read) {
             port.zone.store(NONE, Relaxed);
         }
     }
@@ -122,16 +121,14 @@ impl Ports {
 
     /// The index of the device with this number in keys.
     pub fn index(&self, read: Read<'_>, device: key::Device) -> Option<u32> {
-        let list = self.list.read(read)?;
-        list.iter()
-            .map(hook_port)
-            .find(|port| port.device == device)
+        let mut all = self.attached.iter(read);
+        all.find(|port| port.device == device)
             .map(|port| port.index)
     }
 
     /// How many there are.
     pub fn len(&self, read: Read<'_>) -> usize {
-        self.list.read(read).map_or(0, |list| list.len())
+        self.attached.iter(read).count()
     }
 
     /// Asks for a device to be attached, without sleeping.
@@ -149,7 +146,7 @@ impl Ports {
     }
 
     /// Attaches a device.
-    fn attach(&self, _rtnl: &Rtnl, instance: &Arc<Instance>, device: &Device) -> Result {
+    fn attach(&self, rtnl: &Rtnl, instance: &Arc<Instance>, device: &Device) -> Result {
         let guard = rcu::read_lock();
         let read = Read::of(&guard);
         if !device.is_registered()
@@ -170,91 +167,37 @@ impl Ports {
             senders: Senders::new(device.is_ethernet()),
             zone: AtomicU32::new(NONE),
         };
-        // SAFETY: The namespace is there until the instance has been switched off, which detaches.
-        let hook = Arc::pin_init(unsafe { Hook::new(instance.net, port) }, GFP_KERNEL)?;
-        let mut list = self.copy_without(None)?;
-        list.push(hook.clone(), GFP_KERNEL)?;
-        let list = KBox::new(list, GFP_KERNEL)?;
-        pinned(&hook).attach(device, PRIORITY)?;
-        drop(self.list.replace(Some(list)));
-        Ok(())
-    }
-
-    /// The list, without the device with this index.
-    fn copy_without(&self, index: Option<u32>) -> Result<KVec<Attached>> {
-        // The list changes only under the routing netlink lock, which the caller holds; and copying may
-        // sleep, so the hooks are cloned one by one.
-        let mut copy = KVec::new();
-        let mut at = 0usize;
-        loop {
-            let hook = {
-                let guard = rcu::read_lock();
-                let list = self.list.read(Read::of(&guard));
-                match list.and_then(|list| list.get(at)) {
-                    Some(hook) => hook.clone(),
-                    None => break,
-                }
-            };
-            at = at.saturating_add(1);
-            if Some(hook_port(&hook).index) != index {
-                copy.push(hook, GFP_KERNEL)?;
-            }
+        // SAFETY: The namespace is there until the instance has been switched off, which detaches. The device is detached
+        // when it goes.
+        unsafe {
+            self.attached
+                .attach(rtnl, instance.net, device, port, PRIORITY)
         }
-        Ok(copy)
     }
 
     /// Detaches a device, if it is attached: when this returns, none of its packets is in the fast path
     /// any more. Gives whether it was. Sleeps.
-    pub fn detach(&self, _rtnl: &Rtnl, index: u32) -> bool {
-        let hook = {
-            let guard = rcu::read_lock();
-            let list = self.list.read(Read::of(&guard));
-            list.and_then(|list| {
-                list.iter()
-                    .find(|hook| hook_port(hook).index == index)
-                    .cloned()
-            })
-        };
-        let Some(hook) = hook else {
-            return false;
-        };
-        hook.unregister();
-        match self
-            .copy_without(Some(index))
-            .and_then(|list| Ok(KBox::new(list, GFP_KERNEL)?))
-        {
-            // Waits for the packets that are in the hook.
-            Ok(list) => drop(self.list.replace(Some(list))),
-            // Without memory for a shorter list it stays in the old one, without any effect but that
-            // its index and number are not given to another one.
-            Err(_) => synchronize(),
-        }
-        true
+    pub fn detach(&self, rtnl: &Rtnl, index: u32) -> bool {
+        self.attached.detach(rtnl, |port| port.index == index)
     }
 
     /// Detaches all devices. Nobody may be attaching any. Sleeps.
-    pub fn detach_all(&self) {
-        let rtnl = Rtnl::lock();
-        if let Some(old) = self.list.replace(None) {
-            for hook in old.get().into_iter().flatten() {
-                hook.unregister();
-            }
-        }
-        drop(rtnl);
+    pub fn detach_all(&self, rtnl: &Rtnl) {
+        self.attached.detach_all(rtnl);
         for place in &self.wanted {
             place.store(0, Relaxed);
         }
     }
 }
 
-/// The port behind a hook.
-fn hook_port(hook: &Attached) -> &Port {
-    Pin::get_ref(pinned(hook).value())
-}
-
 /// No more devices are attached: the module is about to stop listening to what happens to them. Set under
 /// the routing netlink lock.
 static CLOSING: AtomicBool = AtomicBool::new(false);
+
+/// Whether that is so.
+pub fn is_closing(_rtnl: &Rtnl) -> bool {
+    CLOSING.load(Relaxed)
+}
 
 /// From when this returns on, no more devices are attached. Sleeps.
 pub fn stop_attaching() {
@@ -273,7 +216,7 @@ impl Job for Attaching {
         let rtnl = Rtnl::lock();
         for place in &instance.ports.wanted {
             let index = place.swap(0, AcqRel);
-            if index == 0 || !instance.settings.is_on() || CLOSING.load(Relaxed) {
+            if index == 0 || !instance.settings.is_on() || is_closing(&rtnl) {
                 continue;
             }
             if let Some(device) = rtnl.device(instance.net, index) {
