@@ -37,11 +37,36 @@ impl<T: Ingress> Attached<T> {
         self.0.read(read).into_iter().flatten().map(value)
     }
 
+    /// Has each looked at by whoever holds the lock, who may sleep.
+    pub fn for_each(&self, _rtnl: &Rtnl, mut look: impl FnMut(&T)) {
+        let mut place = 0_usize;
+        while let Some(hook) = self.at(place) {
+            place = place.saturating_add(1);
+            look(value(&hook));
+        }
+    }
+
     /// A hook that can be kept, if there is one behind which `which` holds.
     pub fn find(&self, which: impl Fn(&T) -> bool) -> Option<Arc<Hook<T>>> {
         let guard = rcu::read_lock();
         let mut list = self.0.read(Read::of(&guard)).into_iter().flatten();
         list.find(|hook| which(value(hook))).cloned()
+    }
+
+    /// All hooks behind which `which` holds, which can be kept.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn all(&self, _rtnl: &Rtnl, which: impl Fn(&T) -> bool) -> Result<KVec<Arc<Hook<T>>>> {
+        let (mut all, mut place) = (KVec::new(), 0_usize);
+        while let Some(hook) = self.at(place) {
+            place = place.saturating_add(1);
+            if which(value(&hook)) {
+                all.push(hook, GFP_KERNEL)?;
+            }
+        }
+        Ok(all)
     }
 
     /// Attaches one to a device.

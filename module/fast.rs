@@ -140,15 +140,15 @@ fn take_in_pieces<I: Carried>(port: &Port, read: Read<'_>, mut skb: Skb) -> Verd
 }
 
 /// What is known of a packet that may take the fast path.
-struct Fit<'a> {
+pub struct Fit<'a> {
     /// Means something if it is TCP.
-    segment: Segment,
+    pub segment: Segment,
     /// Where it goes; none if IPsec transforms are on its way.
-    next_hop: Option<NextHop<'a>>,
+    pub next_hop: Option<NextHop<'a>>,
 }
 
 /// Why a packet is not forwarded, by code that is compiled for usual ones or for all.
-enum Refusal {
+pub enum Refusal {
     /// The slow path has it.
     Slow(SlowReason),
     /// It, or its flow, is not as usual. Nothing has been decided.
@@ -242,7 +242,7 @@ fn accept(skb: impl Into<Skb>) -> Verdict {
 /// Whether the packet may take the fast path: it is one that the IP layer would accept, its connection
 /// is still what it was, and the memo holds.
 #[inline(always)]
-fn admit<'a, I: Carried, A: Taken<I>>(
+pub fn admit<'a, I: Carried, A: Arrived<I>>(
     port: &Port,
     flow: &'a Flow,
     packet: &Packet<I>,
@@ -256,7 +256,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
     // Link-layer padding is no part of the packet, and the IP layer would cut it off as well.
     if packet.is_padded(skb.size())? {
         skb.trim(packet.total_len)
-            .map_err(|NoMemory| A::refuses(SlowReason::NoMemory))?;
+            .map_err(|NoMemory| refuse::<I, A>(SlowReason::NoMemory))?;
     }
     packet.check(skb.linear())?;
 
@@ -312,7 +312,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
     if !I::all_is_forwarded(instance.net)
         && (A::IS_ORDINARY || !I::is_forwarded(instance.net, port.index))
     {
-        return Err(A::refuses(SlowReason::StaleRoute));
+        return Err(refuse::<I, A>(SlowReason::StaleRoute));
     }
     let next_hop = flow.neighbour.as_ref().map(Neighbour::next_hop);
     match next_hop {
@@ -324,7 +324,7 @@ fn admit<'a, I: Carried, A: Taken<I>>(
                 mtu => mtu,
             };
             if skb.exceeds([mtu, next_hop.device().mtu()]) {
-                return Err(A::refuses(SlowReason::Mtu));
+                return Err(refuse::<I, A>(SlowReason::Mtu));
             }
         }
         None if A::IS_ORDINARY => return Err(Refusal::Unusual),
@@ -410,14 +410,14 @@ trait Taken<I: Carried>: Arrived<I> {
         packet: &Packet<I>,
         fit: Fit<'_>,
     ) -> Verdict;
+}
 
-    /// What it means that it can't be forwarded for a reason which may hold only for packets that are ordinary.
-    #[inline(always)]
-    fn refuses(reason: SlowReason) -> Refusal {
-        match Self::IS_ORDINARY {
-            true => Refusal::Unusual,
-            false => Refusal::Slow(reason),
-        }
+/// What it means that a packet can't be forwarded for a reason which may hold only for packets that are ordinary.
+#[inline(always)]
+fn refuse<I: Carried, A: Arrived<I>>(reason: SlowReason) -> Refusal {
+    match A::IS_ORDINARY {
+        true => Refusal::Unusual,
+        false => Refusal::Slow(reason),
     }
 }
 
@@ -471,7 +471,7 @@ impl<I: Carried> Taken<I> for Skb {
 
 /// Rewrites a packet, and counts it. Gives it back as it was if that can't be done.
 #[inline(always)]
-fn rewrite<I: Carried, const BARE: bool>(
+pub fn rewrite<I: Carried, const BARE: bool>(
     port: &Port,
     flow: &Flow,
     packet: &Packet<I>,

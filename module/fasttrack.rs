@@ -14,7 +14,8 @@
 //!
 //! 1. A packet arrives on a device that the fast path is [attached](port) to, and meets
 //!    [`Port::arrives`](fast) at the device's ingress hook, behind the hooks that an administrator has
-//!    there.
+//!    there. If a bridge is between that device and the port that the packet came in by, it meets
+//!    [`BridgePort::arrives`](bridge) at the port before, and the bridge only if that can't forward it.
 //! 2. Its headers are [read](engine::packet), its flow is [looked up](net::table). No flow: it goes on
 //!    into the stack as if nothing were there.
 //! 3. [`fast::admit`](fast) checks the packet as the IP layer would, looks at the connection, and asks
@@ -41,6 +42,8 @@ pub mod age;
 pub mod attached;
 #[path = "bindings/mod.rs"]
 mod bindings;
+pub mod bridge;
+pub mod bridges;
 pub mod control;
 #[path = "engine/mod.rs"]
 pub mod engine;

@@ -9,6 +9,7 @@ use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::Ordering::Release;
 
+use crate::engine::crossing::Crossing;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::ip::Pair;
@@ -61,8 +62,8 @@ pub struct Flow {
     pub route: Route,
     /// The generation of the routes that it was last looked up in: see [`Flow::routes`].
     looked_up: AtomicU32,
-    /// Who sends them.
-    sender: AtomicU32,
+    /// Who sends them, if it is one [of a sender](Flow::is_of_sender); if not, how they come in by a bridge.
+    origin: AtomicU32,
     /// The next hop on it. None if the route leads to a transform: what comes out of that has its own.
     pub neighbour: Option<Neighbour>,
 
@@ -211,7 +212,7 @@ impl Flow {
             connection: seed.connection,
             route: seed.route,
             looked_up: AtomicU32::new(0),
-            sender: AtomicU32::new(0),
+            origin: AtomicU32::new(Crossing::UNKNOWN.0),
             transforms: Transforms::shown(seed.secpath.is_some(), seed.neighbour.is_none())
                 .and(seed.by_devices),
             neighbour: seed.neighbour,
@@ -331,14 +332,30 @@ impl Flow {
         self.connection.zone(self.direction) != conntrack::DEFAULT_ZONE
     }
 
-    /// Who sends its packets.
+    /// Who sends its packets, if it is one [of a sender](Self::is_of_sender).
     pub fn sender(&self) -> Sender {
-        Sender(self.sender.load(Relaxed))
+        Sender(self.origin.load(Relaxed))
     }
 
     /// Changes that.
     pub fn set_sender(&self, sender: Sender) {
-        self.sender.store(sender.0, Relaxed);
+        if self.is_of_sender() {
+            self.origin.store(sender.0, Relaxed);
+        }
+    }
+
+    /// How a bridge has let its last packet in that came to it. Means nothing if the flow is one [of a
+    /// sender](Self::is_of_sender), whose packets are not ordinary.
+    #[inline(always)]
+    pub fn crossing(&self) -> Crossing {
+        Crossing(self.origin.load(Relaxed))
+    }
+
+    /// Changes that.
+    pub fn set_crossing(&self, crossing: Crossing) {
+        if !self.is_of_sender() {
+            self.origin.store(crossing.0, Relaxed);
+        }
     }
 
     /// Notes that a packet came.

@@ -12,6 +12,7 @@ use crate::net::namespace;
 use crate::net::namespace::Net;
 use crate::net::nexthop;
 use crate::net::rcu::Read;
+use crate::net::rtnetlink;
 use crate::net::xfrm;
 use crate::Kept;
 
@@ -36,13 +37,32 @@ impl nexthop::Watcher for Watcher {
     }
 }
 
+impl rtnetlink::Watcher for Watcher {
+    fn bridge_changed(read: Read<'_>, net: Net<'_>, index: u32) {
+        if let Some(kept) = namespace::find::<Kept>(read, net) {
+            kept.instance().bridges.changed(read, index);
+        }
+    }
+
+    fn bridges_changed(read: Read<'_>, net: Net<'_>) {
+        if let Some(kept) = namespace::find::<Kept>(read, net) {
+            kept.instance().bridges.all_changed(read);
+        }
+    }
+}
+
 impl device::Watcher for Watcher {
     fn device_event(rtnl: &Rtnl, device: &Device, event: Event) {
         let Some(kept) = namespace::of_device::<Kept>(rtnl, device) else {
             return;
         };
         let instance = kept.instance();
+        if event == Event::Configured {
+            instance.bridges.reconsider(rtnl, device);
+            return;
+        }
         if event == Event::Changed {
+            instance.bridges.follow(rtnl, instance, device);
             // The kernel has just looked anew which devices routing rules name, and nf_tables compares names for each
             // packet: neither begins a new generation. What arrives at a port may belong to a bridge now.
             instance.settings.begin_epoch();
@@ -51,6 +71,7 @@ impl device::Watcher for Watcher {
         let index = device.index();
         let arriving = instance.ports.number(index);
         if event == Event::Leaves {
+            instance.bridges.leave(rtnl, instance, index);
             instance.ports.detach(rtnl, index);
         }
         instance.drop_flows(|flow| {

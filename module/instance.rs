@@ -21,6 +21,7 @@ use kernel::sync::Mutex;
 use pin_init::init_array_from_fn;
 
 use crate::age::Ageing;
+use crate::bridges::Bridges;
 use crate::engine::arrivals::Arrivals;
 use crate::engine::arrivals::Turn;
 use crate::engine::config::Config;
@@ -50,6 +51,7 @@ use crate::net::percpu::PerCpu;
 use crate::net::rcu::synchronize;
 use crate::net::rcu::Read;
 use crate::net::route::routes_of_bundles;
+use crate::net::rtnetlink;
 use crate::net::slab::Slab;
 use crate::net::table::Prepared;
 use crate::net::table::Table;
@@ -108,6 +110,7 @@ pub struct Instance {
     #[pin]
     pub(crate) table: Table<Flow>,
     pub(crate) ports: Ports,
+    pub(crate) bridges: Bridges,
     doorkeeper: Arc<PerCpu<Doorkeeper>>,
     arrivals: Arc<Arrivals>,
     /// Where the next look at the table begins.
@@ -251,6 +254,7 @@ struct Running {
     learning: [Pin<KBox<Hook<Learner>>>; 2],
     _tracking: Tracking<'static>,
     _hops: nexthop::Watch<Watcher>,
+    _bridges: rtnetlink::Watch<Watcher>,
 }
 
 impl Instance {
@@ -273,6 +277,7 @@ impl Instance {
                 stats,
                 table <- Table::new(common.slab.clone()),
                 ports: Ports::none(),
+                bridges: Bridges::none(),
                 doorkeeper: common.doorkeeper.clone(),
                 arrivals: common.arrivals.clone(),
                 hand: AtomicUsize::new(0),
@@ -462,6 +467,8 @@ impl Instance {
             _tracking: Tracking::new(self.net)?,
             // SAFETY: The namespace is there until it has been switched off, which drops this.
             _hops: unsafe { nexthop::Watch::new(self.net) }?,
+            // SAFETY: As above.
+            _bridges: unsafe { rtnetlink::Watch::new(self.net) }?,
             learning: [self.learn(Family::V4)?, self.learn(Family::V6)?],
         })
     }
@@ -503,6 +510,7 @@ impl Instance {
         }
         synchronize();
         let rtnl = Rtnl::lock();
+        self.bridges.detach_all(&rtnl);
         self.ports.detach_all(&rtnl);
         drop(rtnl);
         self.table.close();

@@ -222,6 +222,7 @@ impl Job for Attaching {
             if let Some(device) = rtnl.device(instance.net, index) {
                 // If it can't be attached its flows stay slow, and ask again.
                 let _ = instance.ports.attach(&rtnl, &instance, device);
+                instance.bridges.attach(&rtnl, &instance, device);
             }
         }
     }

@@ -11,13 +11,17 @@
 #include <linux/if_vlan.h>
 #include <linux/jiffies.h>
 #include <linux/netdevice.h>
+#include <linux/net.h>
 #include <linux/netfilter.h>
+#include <linux/netfilter_bridge.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_netdev.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
+#include <linux/socket.h>
+#include <linux/uio.h>
 #include <linux/workqueue.h>
 #include <net/dst.h>
 #include <net/genetlink.h>
@@ -37,6 +41,7 @@
 #include <net/netfilter/nf_conntrack_synproxy.h>
 #include <net/netfilter/nf_conntrack_timeout.h>
 #include <net/netfilter/nf_conntrack_tuple.h>
+#include <net/netdev_rx_queue.h>
 #include <net/nexthop.h>
 #include <net/route.h>
 #include <net/rtnetlink.h>
@@ -87,6 +92,7 @@ void ft_neigh_release(struct neighbour *neigh);
 bool ft_xmit_past_queue(struct sk_buff *skb, struct net_device *dev, struct netdev_queue *txq);
 int ft_neigh_output(struct neighbour *neigh, struct sk_buff *skb);
 
+void ft_dev_sw_netstats_rx_add(struct net_device *dev, unsigned int len);
 bool ft_skb_drop_priority_tag(struct sk_buff *skb);
 bool ft_pskb_may_pull(struct sk_buff *skb, unsigned int len);
 int ft_skb_cow_head_and_data(struct sk_buff *skb, unsigned int headroom, unsigned int writable);
@@ -113,6 +119,7 @@ bool ft_net_is_alive(const struct net *net);
 struct net *ft_dev_net(const struct net_device *dev);
 struct net *ft_xp_net(const struct xfrm_policy *xp);
 struct net *ft_xs_net(struct xfrm_state *x);
+struct net *ft_sock_net(const struct sock *sk);
 struct net *ft_skb_sock_net(const struct sk_buff *skb);
 u64 ft_random(void);
 

@@ -208,6 +208,11 @@ void ft_kfree_skb(struct sk_buff *skb)
 	kfree_skb(skb);
 }
 
+void ft_dev_sw_netstats_rx_add(struct net_device *dev, unsigned int len)
+{
+	dev_sw_netstats_rx_add(dev, len);
+}
+
 void __percpu *ft_alloc_percpu(size_t size, size_t align)
 {
 	return __alloc_percpu(size, align);
@@ -284,6 +289,11 @@ struct net *ft_xp_net(const struct xfrm_policy *xp)
 struct net *ft_xs_net(struct xfrm_state *x)
 {
 	return xs_net(x);
+}
+
+struct net *ft_sock_net(const struct sock *sk)
+{
+	return sock_net(sk);
 }
 
 struct net *ft_skb_sock_net(const struct sk_buff *skb)

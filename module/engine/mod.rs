@@ -11,7 +11,7 @@
 //! * [`packet`] reads the headers of a received packet, with [`ip`] and [`transport`], or says why it
 //!   can't be fast;
 //! * [`key`] and [`index`] find the flow that it belongs to;
-//! * [`sender`] says who sent it, where that matters;
+//! * [`sender`] says who sent it, where that matters, and [`crossing`] whether a bridge would let it in;
 //! * [`validity`] says whether what was learned about the flow still holds;
 //! * [`window`] follows TCP's sequence space, for conntrack;
 //! * [`rewrite`] changes the packet as the slow path would have, with [`checksum`];
@@ -26,6 +26,7 @@ pub mod ageing;
 pub mod arrivals;
 pub mod checksum;
 pub mod config;
+pub mod crossing;
 pub mod doorkeeper;
 pub mod index;
 pub mod ip;

@@ -76,6 +76,11 @@ impl Device {
         unsafe { addr_of!((*self.0.get()).mtu).read_volatile() }
     }
 
+    /// Whether it is a bridge.
+    pub fn is_bridge(&self) -> bool {
+        self.private_flags() & bindings::netdev_priv_flags_IFF_EBRIDGE != 0
+    }
+
     /// Whether it is of a kind that does no more with a packet than to hand it on to a device below, at
     /// once: a VLAN or a bridge.
     #[inline(always)]
@@ -240,6 +245,54 @@ impl Device {
 pub struct Rtnl(NotThreadSafe);
 
 impl Rtnl {
+    /// The bridge that a device is a port of.
+    pub fn bridge_of<'a>(&'a self, device: &'a Device) -> Option<&'a Device> {
+        if device.private_flags() & bindings::netdev_priv_flags_IFF_BRIDGE_PORT == 0 {
+            return None;
+        }
+        // SAFETY: The device is valid, and the lock is held, so one above it stays.
+        let above =
+            unsafe { Device::from_raw(bindings::netdev_master_upper_dev_get(device.as_ptr())) };
+        above.filter(|above| above.is_bridge())
+    }
+
+    /// The device right below a VLAN that puts tags beside packets, if it is in the same namespace.
+    #[cfg(all(CONFIG_VLAN_8021Q, CONFIG_64BIT))]
+    pub(super) fn below_vlan<'a>(&'a self, device: &'a Device) -> Option<&'a Device> {
+        if device.private_flags() & bindings::netdev_priv_flags_IFF_802_1Q_VLAN == 0 {
+            return None;
+        }
+        // SAFETY: The device is a valid VLAN, which holds the device below.
+        let (below, flags) = unsafe {
+            let vlan = addr_of!((*device.as_ptr()).priv_).cast::<bindings::vlan_dev_priv>();
+            (Device::from_raw((*vlan).real_dev), (*vlan).flags)
+        };
+        // Otherwise packets have their tag in front, above as well.
+        let has_tags_beside = u32::from(flags) & bindings::vlan_flags_VLAN_FLAG_REORDER_HDR != 0;
+        below
+            .filter(|_| has_tags_beside)
+            .filter(|below| below.net().as_ptr() == device.net().as_ptr())
+    }
+
+    /// There are no VLANs whose packets are counted in words.
+    #[cfg(not(all(CONFIG_VLAN_8021Q, CONFIG_64BIT)))]
+    pub(super) const fn below_vlan<'a>(&'a self, _device: &'a Device) -> Option<&'a Device> {
+        None
+    }
+
+    /// Has each device looked at that is right below another one.
+    pub fn for_each_below(&self, device: &Device, mut look: impl FnMut(&Device)) {
+        // SAFETY: The device is valid. The lock is held, so that its list stays as it is, and so do the devices.
+        let mut at = unsafe { addr_of!((*device.as_ptr()).adj_list.lower.next).read() };
+        // SAFETY: As above; the place is one of that list (`netdev_for_each_lower_dev`).
+        while let Some(below) = unsafe {
+            let below = bindings::netdev_lower_get_next(device.as_ptr(), &mut at);
+            Device::from_raw(below.cast::<bindings::net_device>())
+        } {
+            look(below);
+        }
+    }
+
     /// Takes the lock. Sleeps.
     pub fn lock() -> RtnlGuard {
         // SAFETY: May be called from any context that can sleep.
@@ -279,6 +332,8 @@ pub enum Event {
     Down,
     /// It has got another name, or has become, or ceased to be, a port of another device.
     Changed,
+    /// It was switched on, or has been configured otherwise, or may have been.
+    Configured,
     /// It leaves its namespace: it is being removed, or moved to another one.
     Leaves,
 }
@@ -336,6 +391,9 @@ impl<W: Watcher> Watch<W> {
             bindings::netdev_cmd_NETDEV_DOWN => Event::Down,
             bindings::netdev_cmd_NETDEV_CHANGENAME | bindings::netdev_cmd_NETDEV_CHANGEUPPER => {
                 Event::Changed
+            }
+            bindings::netdev_cmd_NETDEV_UP | bindings::netdev_cmd_NETDEV_CHANGE => {
+                Event::Configured
             }
             bindings::netdev_cmd_NETDEV_UNREGISTER => Event::Leaves,
             _ => return NOTIFY_DONE,

@@ -6,6 +6,7 @@
 //! makes it safe to use: a reference that is held, a lock that is taken, an RCU read side that one is
 //! in. None of them knows what the module is for.
 
+pub mod bridge;
 pub mod conntrack;
 pub mod device;
 pub mod genl;
@@ -18,6 +19,7 @@ pub mod ordinary;
 pub mod percpu;
 pub mod rcu;
 pub mod route;
+pub mod rtnetlink;
 pub mod secpath;
 pub mod skb;
 pub mod slab;

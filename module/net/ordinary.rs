@@ -122,6 +122,79 @@ impl<I: Ip> Ordinary<I> {
     }
 }
 
+/// A packet from which nothing is cut off before it is writable: so it is as it arrived if nothing comes of it.
+pub struct Untrimmed<A>(pub A);
+
+impl<I: Ip> Untrimmed<Ordinary<I>> {
+    /// See [`Ordinary::writable`]. What is behind `total` bytes is cut off.
+    ///
+    /// # Errors
+    ///
+    /// The packet as it arrived, if that takes more than a new length, or it takes a copy.
+    #[inline(always)]
+    pub fn writable(self, len: u32, total: u32) -> Result<Writable<true>, Skb> {
+        let mut skb = self.0;
+        let is_possible = skb.0.headroom() >= CACHED_HEADER && len <= total;
+        if !is_possible || (Arrived::size(&skb) != total && Arrived::trim(&mut skb, total).is_err())
+        {
+            return Err(skb.into());
+        }
+        skb.writable(len).map_err(Skb::from)
+    }
+}
+
+impl Untrimmed<Skb> {
+    /// See [`Skb::writable`]. What is behind `total` bytes is cut off.
+    ///
+    /// # Errors
+    ///
+    /// The packet, if there is no memory.
+    #[inline(always)]
+    pub fn writable(self, len: u32, total: u32) -> Result<Writable, Skb> {
+        let mut skb = self.0;
+        match skb.trim(total) {
+            Ok(()) => skb.writable(len),
+            Err(NoMemory) => Err(skb),
+        }
+    }
+}
+
+impl<A: Into<Skb>> From<Untrimmed<A>> for Skb {
+    #[inline(always)]
+    fn from(untrimmed: Untrimmed<A>) -> Self {
+        untrimmed.0.into()
+    }
+}
+
+impl<I: Ip, A: Arrived<I>> Arrived<I> for Untrimmed<A> {
+    const IS_ORDINARY: bool = A::IS_ORDINARY;
+
+    #[inline(always)]
+    fn skb(&self) -> &Skb {
+        self.0.skb()
+    }
+
+    #[inline(always)]
+    fn linear(&self) -> &[u8] {
+        self.0.linear()
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        self.0.size()
+    }
+
+    #[inline(always)]
+    fn trim(&mut self, _len: u32) -> Result<(), NoMemory> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn exceeds(&mut self, mtus: [u32; 2]) -> bool {
+        self.0.exceeds(mtus)
+    }
+}
+
 impl<I: Ip> From<Ordinary<I>> for Skb {
     #[inline(always)]
     fn from(ordinary: Ordinary<I>) -> Self {

@@ -174,7 +174,7 @@ unsafe fn this_cpu_add<const MORE: usize>(counters: *mut u64, offset: usize, val
 /// As for [`this_cpu_add`], of both.
 #[cfg(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML)))]
 #[inline(always)]
-unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
+pub(super) unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: As in `this_cpu_add`.
     unsafe {
         core::arch::asm!(
@@ -194,7 +194,7 @@ unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
 /// As for [`this_cpu_add`], of both.
 #[cfg(not(all(CONFIG_X86_64, CONFIG_SMP, not(CONFIG_UML))))]
 #[inline(always)]
-unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
+pub(super) unsafe fn this_cpu_add_one_and(counters: *mut u64, offset: usize, value: u64) {
     // SAFETY: As required of the caller.
     unsafe { bindings::ft_this_cpu_add_one_and(counters.byte_add(offset), value) };
 }

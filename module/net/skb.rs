@@ -25,6 +25,7 @@ use super::route::PacketRoute;
 use super::route::Route;
 use crate::bindings;
 use crate::engine::arrivals::Turn;
+use crate::engine::crossing::Crossing;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::rewrite::Checksum;
@@ -76,6 +77,10 @@ const TURNED_AWAY: u64 = 0x7e4f_a3b1_0000_0000 & !NUMBER;
 /// The same of a packet without a flow that was not turned away: the index of the device, and above that its turn, or 0.
 const LET_IN: u64 = 0x19c6_0000_0000_0000;
 const TURN_SHIFT: u32 = 32;
+
+/// The same of a packet at a port of a bridge: how it comes to the bridge, below other bits. The bridge has its own at
+/// the beginning of the control block, too (`br_input_skb_cb` in net/bridge/br_private.h).
+const CROSSING: u64 = 0xb41d_9e35_0000_0000;
 const _: () = assert!(size_of::<bindings::inet_skb_parm>() <= 40);
 const _: () = assert!(size_of::<bindings::inet6_skb_parm>() <= 40);
 
@@ -147,6 +152,24 @@ impl Skb {
         self.note(LET_IN | turn << TURN_SHIFT | u64::from(device));
     }
 
+    /// Has [`Skb::crossing`] say how it has come to a bridge.
+    #[inline(always)]
+    pub fn note_crossing(&mut self, crossing: Crossing) {
+        self.note(CROSSING | u64::from(crossing.0));
+    }
+
+    /// How it has come to the bridge, at whose ingress hook it is now, or at that of a VLAN on it, if that was noted.
+    #[inline(always)]
+    pub fn crossing(&self) -> Option<Crossing> {
+        let noted = u64::from_ne_bytes(*self.raw().cb.last_chunk()?);
+        (noted & !u64::from(u32::MAX) == CROSSING).then_some(Crossing(noted as u32))
+    }
+
+    /// Has [`Skb::crossing`] say nothing any more.
+    pub fn forget_crossing(&mut self) {
+        self.note(0);
+    }
+
     fn note(&mut self, what: u64) {
         if let Some(end) = self.raw_mut().cb.last_chunk_mut() {
             *end = what.to_ne_bytes();
@@ -190,6 +213,29 @@ impl Skb {
     #[inline(always)]
     pub fn is_for_us(&self) -> bool {
         self.headers().pkt_type() == PACKET_HOST
+    }
+
+    /// A frame that seemed to be addressed to another host was addressed to this one, as it turned out.
+    #[inline(always)]
+    pub fn set_for_us(&mut self) {
+        // Others who have it see the same.
+        let is_ours_alone = self.raw().users.refs.counter == 1;
+        let headers = self.headers_mut();
+        if is_ours_alone && headers.pkt_type() == PACKET_OTHERHOST {
+            headers.set_pkt_type(PACKET_HOST);
+        }
+    }
+
+    /// Whether it has a route, which on arrival is one that says what tunnel it has come through.
+    pub fn has_route(&self) -> bool {
+        // SAFETY: A union whose other members are for other layers.
+        unsafe { self.raw().__bindgen_anon_3.__bindgen_anon_1._skb_refdst != 0 }
+    }
+
+    /// Where its link-layer header is, counted from where its memory begins.
+    #[inline(always)]
+    pub(super) fn mac_header(&self) -> u16 {
+        self.headers().mac_header
     }
 
     /// Whether it came out of an IPsec transform.
@@ -669,6 +715,16 @@ impl<const BARE: bool> Writable<BARE> {
         }
     }
 
+    /// Has it be one that has arrived on the device with this index, as that of a device above does.
+    #[inline(always)]
+    pub fn arrive_on(&mut self, index: u32) {
+        let headers = self.skb.headers_mut();
+        headers.skb_iif = index as i32;
+        // What a switch has done with it for the bridge is over (`br_switchdev_frame_unmark`).
+        #[cfg(CONFIG_NET_SWITCHDEV)]
+        headers.set_offload_fwd_mark(0);
+    }
+
     /// Sends it to `neighbour`, with the mark and priority that the slow path gives, and the route for
     /// devices that ask for it. If it is `BARE`, it has to be a neighbour [by](NextHop::is_of) the packet's version of IP.
     #[inline(always)]
@@ -731,6 +787,7 @@ pub struct Stamp {
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
 const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
 pub(super) const PACKET_HOST: u8 = 0;
+const PACKET_OTHERHOST: u8 = 3;
 
 /// Room that a copy is made with in front: an Ethernet header with two VLAN tags, and some.
 const LINK_HEADROOM: u32 = 32;

@@ -63,6 +63,10 @@ class Counters:
                                             for unit in ("packets", "bytes"))
                     for device in found}
 
+    def of(self, device):
+        """Those of a device."""
+        return self._of[device]
+
     def since(self, before):
         """The difference, by device."""
         return {name: tuple(now - then for now, then in zip(self._of[name], before._of[name]))

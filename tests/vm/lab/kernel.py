@@ -137,20 +137,35 @@ class Checksums(_Tracing):
         self._write("dynamic_events", "-:fasttrack/received\n")
 
 
-class Queued(_Tracing):
-    """Packets that the stack is given for devices to send: whatever is to be sent by way of their queues, even
-    if these are none."""
+class _Seen(_Tracing):
+    """Packets that the stack has to do with, by device."""
+
+    EVENT = ""
 
     def __init__(self):
         super().__init__()
-        self._write("events/net/net_dev_queue/filter", "0")
+        self._write(f"events/net/{self.EVENT}/filter", "0")
         self._write("trace", "")
-        self._write("events/net/net_dev_queue/enable", "1")
+        self._write(f"events/net/{self.EVENT}/enable", "1")
 
     def count(self, device):
         """How many there were so far for devices of a name."""
-        return len(re.findall(rf"net_dev_queue: dev={device} ", self._read("trace")))
+        return len(re.findall(rf"{self.EVENT}: dev={device} ", self._read("trace")))
 
     def close(self):
         """Stops looking."""
-        self._write("events/net/net_dev_queue/enable", "0")
+        self._write(f"events/net/{self.EVENT}/enable", "0")
+
+
+class Queued(_Seen):
+    """Packets that the stack is given for devices to send: whatever is to be sent by way of their queues, even
+    if these are none."""
+
+    EVENT = "net_dev_queue"
+
+
+class Received(_Seen):
+    """Packets that the stack is given by devices, be it those below or those above: so by a bridge what it has let
+    in."""
+
+    EVENT = "netif_receive_skb"
