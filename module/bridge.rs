@@ -20,6 +20,7 @@ use kernel::sync::Arc;
 use crate::attached::value;
 use crate::engine::crossing::Crossing;
 use crate::engine::crossing::Entrance;
+use crate::engine::crossing::Tag;
 use crate::engine::crossing::Token;
 use crate::engine::ip::Family;
 use crate::engine::ip::V4;
@@ -112,18 +113,27 @@ impl BridgePort {
         self.entrance.store(entrance, Release);
     }
 
-    /// How the packet comes in, and where to, if it is for a device above, and that is the one to which others came.
+    /// How the packet comes in, and where to, if it is for a device above: the VLAN that its tag names, or the device to
+    /// which others without one came.
     #[inline(always)]
-    fn crossing(&self, skb: &mut Skb) -> Option<(Crossing, &Crossed)> {
+    fn crossing(&self, skb: &mut Skb, tag: Tag) -> Option<(Crossing, &Crossed)> {
         // Before the bridge meets it: see `renew`.
         let entrance = Entrance::unpack(self.entrance.load(Acquire))?;
-        let Some(place) = entrance.leads_to else {
-            self.try_out(entrance.token, skb);
-            return None;
+        let crossed = match tag {
+            Tag::NONE => {
+                let Some(place) = entrance.leads_to else {
+                    self.try_out(entrance.token, skb);
+                    return None;
+                };
+                value(self.uppers.get(usize::from(place))?)
+            }
+            tag => {
+                let mut uppers = self.uppers.iter().map(value);
+                uppers.find(|crossed| crossed.upper.tag == tag)?
+            }
         };
-        let crossed = value(self.uppers.get(usize::from(place))?);
         let sender = crossed.upper.sender(skb)?;
-        Some((entrance.token.crossing(sender), crossed))
+        Some((entrance.token.crossing(sender, tag), crossed))
     }
 
     /// Has a packet tell where it comes out.
@@ -131,7 +141,7 @@ impl BridgePort {
     fn try_out(&self, token: Token, skb: &mut Skb) {
         let mut uppers = self.uppers.iter().map(value);
         if let Some(sender) = uppers.find_map(|crossed| crossed.upper.sender(skb)) {
-            skb.note_crossing(token.crossing(sender));
+            skb.note_crossing(token.crossing(sender, Tag::NONE));
         }
     }
 
@@ -144,7 +154,7 @@ impl BridgePort {
         let mut uppers = self.uppers.iter().map(value);
         let place = uppers.position(|crossed| crossed.upper.index == upper);
         let leads_to = place.and_then(|place| u16::try_from(place).ok());
-        if entrance.leads_to.is_some() || entrance.token.crossing(sender) != crossing {
+        if entrance.leads_to.is_some() || entrance.token.crossing(sender, Tag::NONE) != crossing {
             return;
         }
         let known = Entrance {
@@ -258,18 +268,28 @@ impl Ingress for BridgePort {
     #[inline(always)]
     fn arrives(&self, read: Read<'_>, skb: Skb) -> Verdict {
         match skb.family() {
-            Some(Family::V4) => pass::<V4>(self, read, skb),
-            Some(Family::V6) => pass::<V6>(self, read, skb),
-            None => skb.into(),
+            Some(Family::V4) => pass::<V4>(self, read, skb, Tag::NONE),
+            Some(Family::V6) => pass::<V6>(self, read, skb, Tag::NONE),
+            None => pass_tagged(self, read, skb),
         }
+    }
+}
+
+/// What happens to a packet that is none of IP, or has a tag beside it.
+#[inline(never)]
+fn pass_tagged(port: &BridgePort, read: Read<'_>, skb: Skb) -> Verdict {
+    match skb.tagged() {
+        Some((Family::V4, tag)) => pass::<V4>(port, read, skb, tag),
+        Some((Family::V6, tag)) => pass::<V6>(port, read, skb, tag),
+        None => skb.into(),
     }
 }
 
 /// What happens to a packet of either version of IP. As with those of other devices it is compiled twice, for usual
 /// packets and for all.
 #[inline(never)]
-fn pass<I: Carried>(port: &BridgePort, read: Read<'_>, mut skb: Skb) -> Verdict {
-    let Some(crossing) = port.crossing(&mut skb) else {
+fn pass<I: Carried>(port: &BridgePort, read: Read<'_>, mut skb: Skb, tag: Tag) -> Verdict {
+    let Some(crossing) = port.crossing(&mut skb, tag) else {
         return skb.into();
     };
     // As the bridge or the VLAN would, since it is its address.

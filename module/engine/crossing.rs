@@ -38,11 +38,27 @@ impl Token {
         self.0.get()
     }
 
-    /// How a packet of `sender` comes in by a port with this token.
+    /// How a packet of `sender` comes in by a port with this token, with this tag.
     #[inline(always)]
-    pub const fn crossing(self, sender: Sender) -> Crossing {
+    pub const fn crossing(self, sender: Sender, tag: Tag) -> Crossing {
         // Never that of a flow of which nothing is known.
-        Crossing((self.0.get() ^ sender.0) | 1)
+        Crossing((self.0.get() ^ sender.0 ^ tag.0.rotate_left(8)) | 1)
+    }
+}
+
+/// The VLAN that a tag names, and the tag's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// There is no tag.
+    pub const NONE: Self = Self(0);
+
+    /// That with the given protocol, as it is in a packet, and control information, of which the priority does not count.
+    #[inline(always)]
+    pub const fn new(protocol: u16, control: u16) -> Self {
+        const VLAN: u16 = 0x0fff;
+        Self((protocol as u32) << 16 | (control & VLAN) as u32)
     }
 }
 
@@ -107,16 +123,31 @@ mod tests {
 
     #[test]
     fn another_sender_or_token_is_another_crossing() {
-        let crossing = TOKEN.crossing(SENDER);
-        assert_eq!(crossing, TOKEN.crossing(SENDER));
-        assert_ne!(crossing, TOKEN.crossing(Sender(SENDER.0 ^ 0x100)));
-        assert_ne!(crossing, Token::new(0x9abc_def4).crossing(SENDER));
+        let crossing = TOKEN.crossing(SENDER, Tag::NONE);
+        assert_eq!(crossing, TOKEN.crossing(SENDER, Tag::NONE));
+        assert_ne!(
+            crossing,
+            TOKEN.crossing(Sender(SENDER.0 ^ 0x100), Tag::NONE)
+        );
+        assert_ne!(
+            crossing,
+            Token::new(0x9abc_def4).crossing(SENDER, Tag::NONE)
+        );
+    }
+
+    #[test]
+    fn another_vlan_is_another_crossing_but_not_another_priority() {
+        let tagged = |control| TOKEN.crossing(SENDER, Tag::new(0x8100, control));
+        assert_ne!(tagged(7), TOKEN.crossing(SENDER, Tag::NONE));
+        assert_ne!(tagged(7), tagged(9));
+        assert_eq!(tagged(7), tagged(7 | 5 << 13));
+        assert_ne!(tagged(7), TOKEN.crossing(SENDER, Tag::new(0x88a8, 7)));
     }
 
     #[test]
     fn none_is_unknown() {
         let alike = Sender(TOKEN.number());
-        assert_ne!(TOKEN.crossing(alike), Crossing::UNKNOWN);
+        assert_ne!(TOKEN.crossing(alike, Tag::NONE), Crossing::UNKNOWN);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::namespace::Net;
 use super::percpu;
 use super::skb::Skb;
 use crate::bindings;
+use crate::engine::crossing::Tag;
 use crate::engine::crossing::Token;
 use crate::engine::sender::Sender;
 
@@ -32,6 +33,8 @@ pub struct Upper {
     pub index: u32,
     /// That of the bridge.
     pub bridge_index: u32,
+    /// The tag of its packets below, if it is a VLAN.
+    pub tag: Tag,
 }
 
 // SAFETY: Devices are used by any thread.
@@ -51,9 +54,11 @@ impl Upper {
     ///
     /// It, and what is below it, have to be there until no packet meets this any more.
     pub unsafe fn new(rtnl: &Rtnl, device: &Device) -> Option<Self> {
-        let bridge = match device.is_bridge() {
-            true => device,
-            false => rtnl.below_vlan(device).filter(|below| below.is_bridge())?,
+        let (bridge, tag) = match device.is_bridge() {
+            true => (device, Tag::NONE),
+            false => rtnl
+                .below_vlan(device)
+                .filter(|(below, _)| below.is_bridge())?,
         };
         // INVARIANT: As has been looked at, and is required of the caller.
         Some(Self {
@@ -61,6 +66,7 @@ impl Upper {
             bridge: NonNull::new(bridge.as_ptr())?,
             index: device.index(),
             bridge_index: bridge.index(),
+            tag,
         })
     }
 

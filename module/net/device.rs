@@ -14,6 +14,7 @@ use kernel::types::Opaque;
 
 use super::namespace::Net;
 use crate::bindings;
+use crate::engine::crossing::Tag;
 
 /// A `struct net_device`, seen while it can't go away.
 #[repr(transparent)]
@@ -256,27 +257,27 @@ impl Rtnl {
         above.filter(|above| above.is_bridge())
     }
 
-    /// The device right below a VLAN that puts tags beside packets, if it is in the same namespace.
+    /// The device right below a VLAN that puts tags beside packets, if it is in the same namespace, and the tag.
     #[cfg(all(CONFIG_VLAN_8021Q, CONFIG_64BIT))]
-    pub(super) fn below_vlan<'a>(&'a self, device: &'a Device) -> Option<&'a Device> {
+    pub(super) fn below_vlan<'a>(&'a self, device: &'a Device) -> Option<(&'a Device, Tag)> {
         if device.private_flags() & bindings::netdev_priv_flags_IFF_802_1Q_VLAN == 0 {
             return None;
         }
         // SAFETY: The device is a valid VLAN, which holds the device below.
-        let (below, flags) = unsafe {
+        let (below, flags, tag) = unsafe {
             let vlan = addr_of!((*device.as_ptr()).priv_).cast::<bindings::vlan_dev_priv>();
-            (Device::from_raw((*vlan).real_dev), (*vlan).flags)
+            let tag = Tag::new((*vlan).vlan_proto, (*vlan).vlan_id);
+            (Device::from_raw((*vlan).real_dev)?, (*vlan).flags, tag)
         };
         // Otherwise packets have their tag in front, above as well.
         let has_tags_beside = u32::from(flags) & bindings::vlan_flags_VLAN_FLAG_REORDER_HDR != 0;
-        below
-            .filter(|_| has_tags_beside)
-            .filter(|below| below.net().as_ptr() == device.net().as_ptr())
+        let is_near = below.net().as_ptr() == device.net().as_ptr();
+        (has_tags_beside && is_near).then_some((below, tag))
     }
 
     /// There are no VLANs whose packets are counted in words.
     #[cfg(not(all(CONFIG_VLAN_8021Q, CONFIG_64BIT)))]
-    pub(super) const fn below_vlan<'a>(&'a self, _device: &'a Device) -> Option<&'a Device> {
+    pub(super) const fn below_vlan<'a>(&'a self, _device: &'a Device) -> Option<(&'a Device, Tag)> {
         None
     }
 

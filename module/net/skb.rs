@@ -26,6 +26,7 @@ use super::route::Route;
 use crate::bindings;
 use crate::engine::arrivals::Turn;
 use crate::engine::crossing::Crossing;
+use crate::engine::crossing::Tag;
 use crate::engine::ip::Family;
 use crate::engine::ip::Ip;
 use crate::engine::rewrite::Checksum;
@@ -193,12 +194,18 @@ impl Skb {
         if vlan != 0 {
             return None;
         }
-        // As it lies in memory.
-        match headers.protocol {
-            ETH_P_IP => Some(Family::V4),
-            ETH_P_IPV6 => Some(Family::V6),
-            _ => None,
+        family_of(headers)
+    }
+
+    /// Its version of IP and the tag beside it, if it is an IP packet with one.
+    pub fn tagged(&self) -> Option<(Family, Tag)> {
+        let headers = self.headers();
+        // SAFETY: A union of a word with its halves.
+        let tag = unsafe { headers.__bindgen_anon_2.__bindgen_anon_1 };
+        if tag.vlan_proto == 0 {
+            return None;
         }
+        Some((family_of(headers)?, Tag::new(tag.vlan_proto, tag.vlan_tci)))
     }
 
     /// Takes off a VLAN tag that says nothing but a priority, as the stack does behind the hook, unless there is a device
@@ -720,6 +727,8 @@ impl<const BARE: bool> Writable<BARE> {
     pub fn arrive_on(&mut self, index: u32) {
         let headers = self.skb.headers_mut();
         headers.skb_iif = index as i32;
+        // Whose tag it had.
+        headers.__bindgen_anon_2.vlan_all = 0;
         // What a switch has done with it for the bridge is over (`br_switchdev_frame_unmark`).
         #[cfg(CONFIG_NET_SWITCHDEV)]
         headers.set_offload_fwd_mark(0);
@@ -759,6 +768,17 @@ impl Drop for Skb {
     fn drop(&mut self) {
         // SAFETY: By the invariant it is ours to free.
         unsafe { bindings::ft_kfree_skb(self.0.as_ptr()) };
+    }
+}
+
+/// The version of IP that a packet is said to be of.
+#[inline(always)]
+const fn family_of(headers: &Headers) -> Option<Family> {
+    // As it lies in memory.
+    match headers.protocol {
+        ETH_P_IP => Some(Family::V4),
+        ETH_P_IPV6 => Some(Family::V6),
+        _ => None,
     }
 }
 

@@ -125,6 +125,13 @@ def _filtering_bridge(router, port, device, _host):
     _vlan(router, below, device, _host)
 
 
+def _trunk_bridge(router, port, device, _host):
+    """The same, with a port for tagged packets."""
+    _filtering_bridge(router, port, device, _host)
+    router.run("bridge", "vlan", "del", "dev", port, "vid", VLAN)
+    router.run("bridge", "vlan", "add", "dev", port, "vid", VLAN)
+
+
 def _pppoe(router, port, device, host):
     """A session that the host knows nothing of: it only receives."""
     return PppoeSession(router, device, port, host.mac("eth0"), SESSION)
@@ -137,6 +144,7 @@ KINDS = (
     Kind("vlan", _vlan, tag=VLAN),
     Kind("bridge", _bridge, bridge=""),
     Kind("vlan-on-bridge", _filtering_bridge, bridge="b"),
+    Kind("vlan-on-trunk", _trunk_bridge, tag=VLAN, bridge="b"),
 )
 
 

@@ -40,7 +40,7 @@ class Bridged:
         self.router = Router(lan=getattr(devices, kind), family=family)
         self.namespace, self.lan, self.control = self.router.router, self.router.lan, self.router.control
         #: The devices above the ports.
-        self.above = ["lan0b", "lan0"] if kind == "bridge_with_vlans" else ["lan0"]
+        self.above = ["lan0b", "lan0"] if kind in ("bridge_with_vlans", "bridge_with_a_trunk") else ["lan0"]
         self.control.enable()
         self.conversation = self.converse(conversation)
         self.settle()
@@ -100,13 +100,13 @@ def make(received):
 
 
 @both
-@pytest.mark.parametrize("kind", ["bridge", "bridge_that_filters", "bridge_with_vlans"])
+@pytest.mark.parametrize("kind", ["bridge", "bridge_that_filters", "bridge_with_vlans", "bridge_with_a_trunk"])
 @pytest.mark.parametrize("conversation", [Datagrams, Stream], ids=["udp", "tcp"])
 def test_fast_packets_do_not_meet_the_bridge(make, family, kind, conversation):
     make(family, kind, conversation).go_past()
 
 
-@pytest.mark.parametrize("kind", ["bridge", "bridge_with_vlans"])
+@pytest.mark.parametrize("kind", ["bridge", "bridge_with_vlans", "bridge_with_a_trunk"])
 def test_counted_as_they_arrived(make, kind):
     """With what is behind short packets to make them as long as Ethernet wants them."""
     bridged = make(kind=kind)
@@ -218,6 +218,7 @@ REFUSALS = {
                      ("bridge", "vlan", "set", "dev", "lan0p", "vid", 1, "state", "blocking")),
     "not_of_the_upper_vlan": ("bridge_with_vlans", ("bridge", "vlan", "del", "dev", "lan0p", "vid", 7)),
     "bridge_not_of_the_upper_vlan": ("bridge_with_vlans", ("bridge", "vlan", "del", "dev", "lan0b", "vid", 7, "self")),
+    "tag_not_allowed": ("bridge_with_a_trunk", ("bridge", "vlan", "del", "dev", "lan0p", "vid", 7)),
     "of_another_vlan": ("bridge_with_vlans", ("bridge", "vlan", "add", "dev", "lan0p", "vid", 8, "pvid", "untagged")),
     "filters": ("bridge", ("ip", "link", "set", "lan0", "type", "bridge", "vlan_filtering", 1)),
     "no_port_any_more": ("bridge", ("ip", "link", "set", "lan0p", "nomaster")),

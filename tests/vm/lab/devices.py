@@ -128,6 +128,21 @@ def bridge_with_vlans(host, host_device, router, router_device, offloads=False):
     _add(router, router_device, "link", below, "name", router_device, "type", "vlan", "id", 7)
 
 
+def bridge_with_a_trunk(host, host_device, router, router_device, offloads=False):
+    """The same, with tagged ports, behind which the host has VLANs of its own."""
+    for name, port in ((host_device, "p"), ("eth1", "q")):
+        link(host, f"{name}p", router, f"{router_device}{port}", offloads)
+        _add(host, name, "link", f"{name}p", "name", name, "type", "vlan", "id", 7)
+    below = f"{router_device}b"
+    router.ip("link", "add", below, "type", "bridge", "vlan_filtering", 1, "vlan_default_pvid", 0)
+    for port in "pq":
+        router.ip("link", "set", f"{router_device}{port}", "master", below)
+        router.run("bridge", "vlan", "add", "dev", f"{router_device}{port}", "vid", 7)
+    router.run("bridge", "vlan", "add", "dev", below, "vid", 7, "self")
+    router.ip("link", "set", below, "up")
+    _add(router, router_device, "link", below, "name", router_device, "type", "vlan", "id", 7)
+
+
 def bonded(mode):
     """A kind: two cables, bonded at both ends."""
     def kind(host, host_device, router, router_device, offloads=False):
