@@ -200,15 +200,21 @@ impl BridgePort {
             return Err(skb.into());
         }
         match fast::admit::<I, A>(port, flow, &packet, &mut skb) {
-            Ok(fit) => skb.go_on(crossed, flow, &packet, fit),
-            Err(_) => Err(skb.into()),
+            Ok(Fit {
+                segment,
+                next_hop: Some(next_hop),
+            }) => {
+                let length = skb.size();
+                skb.go_on(crossed, flow, &packet, (segment, next_hop), length)
+            }
+            _ => Err(skb.into()),
         }
     }
 }
 
 /// A packet that may go past a bridge.
 trait Passing<I: Carried>: Arrived<I> {
-    /// Sends it on.
+    /// Sends it on, as one that was `length` bytes long on arrival.
     ///
     /// # Errors
     ///
@@ -218,7 +224,8 @@ trait Passing<I: Carried>: Arrived<I> {
         crossed: &Crossed,
         flow: &Flow,
         packet: &Packet<I>,
-        fit: Fit<'_>,
+        way: (Segment, NextHop<'_>),
+        length: u32,
     ) -> Result<Verdict, Skb>;
 }
 
@@ -235,14 +242,11 @@ impl<I: Carried> Passing<I> for Untrimmed<Ordinary<I>> {
         crossed: &Crossed,
         flow: &Flow,
         packet: &Packet<I>,
-        fit: Fit<'_>,
+        way: (Segment, NextHop<'_>),
+        length: u32,
     ) -> Result<Verdict, Skb> {
-        let Some(next_hop) = fit.next_hop else {
-            return Err(self.into());
-        };
-        let length = Arrived::<I>::size(&self);
         let skb = self.writable(headers(packet), packet.total_len)?;
-        crossed.send(flow, packet, (fit.segment, next_hop), skb, length)
+        crossed.send(flow, packet, way, skb, length)
     }
 }
 
@@ -253,14 +257,11 @@ impl<I: Carried> Passing<I> for Untrimmed<Skb> {
         crossed: &Crossed,
         flow: &Flow,
         packet: &Packet<I>,
-        fit: Fit<'_>,
+        way: (Segment, NextHop<'_>),
+        length: u32,
     ) -> Result<Verdict, Skb> {
-        let Some(next_hop) = fit.next_hop else {
-            return Err(self.into());
-        };
-        let length = Arrived::<I>::size(&self);
         let skb = self.writable(headers(packet), packet.total_len)?;
-        crossed.send(flow, packet, (fit.segment, next_hop), skb, length)
+        crossed.send(flow, packet, way, skb, length)
     }
 }
 

@@ -24,8 +24,8 @@ use crate::engine::sender::Sender;
 ///
 /// # Invariants
 ///
-/// Both devices are there as long as a packet can meet this at a hook; the first one is the second one, or a VLAN right on it, and the second
-/// one is a bridge.
+/// Both devices are there as long as a packet can meet this at a hook; the first one is the second one, or a VLAN right on
+/// it, and the second one is a bridge.
 pub struct Upper {
     device: NonNull<bindings::net_device>,
     bridge: NonNull<bindings::net_device>,
